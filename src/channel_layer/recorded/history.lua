@@ -1,7 +1,8 @@
 -- The history of a group in Redis: a stream whose entry ids are OFFSET-0, with the event's bytes in `e` and its time in `t`
 -- (Unix milliseconds), and a hash with the `epoch` and the newest `offset`, its time `t`, the server process `run` that wrote it,
 -- where the epochs before have ended (`past1`, …), and on `core` a time `m` (`mailbox.lua`). Each function runs as a whole or not at all.
--- The gateway runs them as scripts; back ends run `lockgate_record` as a function of the library `lockgate`.
+-- The gateway runs them as scripts; back ends run `lockgate_record` as a function of the library `lockgate`. Before this text
+-- stands `LONGEST_EVENT`, the bytes of the longest event.
 
 -- The longest life of a position without events, in milliseconds; at least twice the life of events.
 local POSITION_LIFE = 3600000
@@ -13,6 +14,10 @@ local MOST = 9007199254740000
 local TAKE_OVER = 10
 -- The epochs before that a position remembers, newest first: `EPOCH OFFSET`, and ` lost` if events after that offset were lost.
 local PAST = {'past1', 'past2', 'past3', 'past4'}
+-- No value of a position is longer, in bytes.
+local LONGEST_VALUE = 96
+-- The most fields and values of an entry, together. A history has four.
+local MOST_TEXTS = 16
 
 -- A call whose answer was lost may come again: its id is remembered for so many milliseconds.
 local REMEMBERED = 120000
@@ -42,14 +47,48 @@ local function process()
     return known_process
 end
 
+-- Returns the values of some fields of a position; nil if it is of another type, or if one of them is too long. Then none is
+-- fetched: Redis would stand still while it copies hundreds of megabytes. Returns an error table if Redis refuses the read.
+local function values_of(position, fields)
+    local encoding = redis.pcall('OBJECT', 'ENCODING', position)
+    -- Such a hash has no value above `hash-max-listpack-value`, by default 64 bytes. One question costs less than one for each field.
+    local is_short = encoding == 'listpack' or encoding == 'ziplist'
+    for _, field in ipairs(is_short and {} or fields) do
+        local length = redis.pcall('HSTRLEN', position, field)
+        -- A user with rights from an earlier version may read the values, and not ask for their lengths.
+        if type(length) == 'table' then break end
+        if length > LONGEST_VALUE then return nil end
+    end
+    local found = redis.pcall('HMGET', position, unpack(fields))
+    if found.err and string.find(found.err, 'WRONGTYPE', 1, true) then return nil end
+    return found
+end
+
+-- Returns what a position remembers of the epochs before, newest first; else what `values_of` does.
+local function past_of(position)
+    local found, past = values_of(position, PAST), {}
+    if not found or found.err then return found end
+    for _, text in ipairs(found) do
+        if not text then break end
+        past[#past + 1] = text
+    end
+    return past
+end
+
+-- Returns the field `m` of a position; false if there is none, and nothing of one that is too long.
+local function emptied_at(position)
+    local length = redis.pcall('HSTRLEN', position, 'm')
+    if type(length) == 'table' then return length end
+    return length > LONGEST_VALUE and '' or redis.pcall('HGET', position, 'm')
+end
+
+local NEWEST = {'epoch', 'offset', 't', 'run'}
+
 -- Returns epoch and offset, and the time and the process of the newest event; nil if there is no position or it is not
 -- readable. Returns an error table first if Redis refuses the read.
 local function position_of(key)
-    local found = redis.pcall('HMGET', key, 'epoch', 'offset', 't', 'run')
-    if found.err then
-        if string.find(found.err, 'WRONGTYPE', 1, true) then return nil end
-        return found
-    end
+    local found = values_of(key, NEWEST)
+    if not found or found.err then return found end
     local epoch, offset = found[1], found[2]
     if not epoch or not offset or #epoch > 64 or not string.find(epoch, '^%w+$') then return nil end
     if #offset > 16 or not string.find(offset, '^%d+$') or tonumber(offset) > MOST then return nil end
@@ -59,14 +98,15 @@ end
 
 -- Ends the epoch if another process has written the newest event: this one may lack events that clients know, and must not
 -- give their offsets to others in the same epoch. The offsets go on in the epoch `fresh`, and nothing is lost to those that
--- stand where the old one has ended. Returns the epoch that holds, or an error table.
+-- stand where the old one has ended. Returns the epoch that holds, or an error table; nil if the position is not readable.
 local function epoch_here(position, epoch, offset, run, fresh)
     local here = process()
     if not here or here == run then return epoch end
     -- A position of an earlier version has no process, and none of a user that may not ask.
     local changed = {'HSET', position, 'run', here}
     if run then
-        local past = redis.call('HMGET', position, unpack(PAST))
+        local past = past_of(position)
+        if not past or past.err then return past end
         table.insert(past, 1, epoch .. ' ' .. number(offset))
         for i, field in ipairs(PAST) do
             if not past[i] then break end
@@ -94,27 +134,30 @@ end
 
 local function is_old(entry, oldest) return (time_of(entry) or 0) <= oldest end
 
--- Removes the entries before `id`, which are `ids`. Redis knows MINID from 6.2 on.
-local function cut(history, id, ids)
-    local done = redis.pcall('XTRIM', history, 'MINID', '=', id)
-    if type(done) == 'table' and done.err and #ids > 0 then redis.call('XDEL', history, unpack(ids)) end
+-- Returns true if an entry is larger than one of a history can be. Each read of it would stop Redis again.
+local function is_oversized(entry)
+    local bytes = 0
+    if #entry[2] > MOST_TEXTS then return true end
+    for _, text in ipairs(entry[2]) do bytes = bytes + #text end
+    return bytes > LONGEST_EVENT + LONGEST_VALUE
 end
 
--- Removes entries that are too old, from the oldest one on.
+-- Removes keys. Redis stands still while it clears a large one with DEL.
+local function remove(...)
+    local gone = redis.pcall('UNLINK', ...)
+    -- Rights from an earlier version have DEL alone.
+    return type(gone) == 'table' and redis.pcall('DEL', ...) or gone
+end
+
+-- Removes entries that are too old, from the oldest one on. It fetches them one by one, and none behind one that is oversized.
 local function trim(history, oldest)
-    local first = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
-    if not first or not is_old(first, oldest) then return end
-    local last, old = first[1], {}
-    for _, entry in ipairs(redis.call('XRANGE', history, '-', '+', 'COUNT', TRIMMED)) do
-        if not is_old(entry, oldest) then
-            cut(history, entry[1], old)
-            return
-        end
-        last = entry[1]
-        old[#old + 1] = last
+    for _ = 1, TRIMMED do
+        local entry = redis.call('XRANGE', history, '-', '+', 'COUNT', 1)[1]
+        local oversized = entry and is_oversized(entry)
+        if not entry or not (oversized or is_old(entry, oldest)) then return end
+        redis.call('XDEL', history, entry[1])
+        if oversized then return end
     end
-    local offset, part = string.match(last, '^(%d+)-(%d+)$')
-    cut(history, offset .. '-' .. number(tonumber(part) + 1), old)
 end
 
 -- Adds an event to a history; without an event its offset stays empty. Returns epoch, offset and its time in milliseconds, or an
@@ -131,7 +174,7 @@ local function append(history, position, fresh, size, ttl, event)
     local added, begun
     for _ = 1, 2 do
         if not epoch then
-            local gone = redis.pcall('DEL', history, position)
+            local gone = remove(history, position)
             if type(gone) == 'table' then return gone end
             epoch, offset, begun = fresh, 0, true
         end
@@ -174,8 +217,8 @@ local function call_key(history, id) return history .. ':call:' .. id end
 
 -- Returns the position that an earlier call with this id has recorded at; nil if there was none.
 local function recorded_before(history, id)
-    local at = id and redis.pcall('GET', call_key(history, id))
-    return type(at) == 'string' and #at <= 96 and string.find(at, '^%w+ %d+$') and at or nil
+    local at = id and redis.pcall('GETRANGE', call_key(history, id), 0, LONGEST_VALUE)
+    return type(at) == 'string' and #at <= LONGEST_VALUE and string.find(at, '^%w+ %d+$') and at or nil
 end
 
 -- Remembers the call, if it has an id. Without memory for that it may be carried out twice, which is no reason to refuse it.

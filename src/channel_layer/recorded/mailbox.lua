@@ -22,7 +22,7 @@ end
 -- Returns true if events may have gone from the mailbox before those that wait.
 local function may_lack(keys, argv, marked, waiting)
     local emptied
-    if not marked or waiting > 1 then emptied = redis.pcall('HGET', keys[3], 'm') end
+    if not marked or waiting > 1 then emptied = emptied_at(keys[3]) end
     -- Without the field the mailbox was never marked: until now Channels has sent to no member that stands for this history.
     if not marked then return emptied ~= false end
     -- An event goes when a later one is sent, and that one waits then. If a single one waits, the one before it was sent longer ago
@@ -95,7 +95,7 @@ end
 -- Notes the time and marks the mailbox, if events have waited there or the time is old. The mailbox lives longer than the position.
 -- Without the member Channels sends nothing to the mailbox, and a mark would promise that it does. A refusal shows as a loss later.
 local function mark(keys, argv, left, waited, now)
-    local found, wait = redis.pcall('HGET', keys[3], 'm'), tonumber(argv[9])
+    local found, wait = emptied_at(keys[3]), tonumber(argv[9])
     if type(found) == 'table' then return end
     local emptied = time_in(found)
     local old = not emptied or emptied > now or now - emptied > wait / 8

@@ -11,7 +11,6 @@ use redis::Script;
 
 use crate::config::HistoryConfig;
 use crate::error::{ErrorKind, StoreError};
-use crate::event::MAX_PAYLOAD;
 use crate::group_rules::GroupRules;
 use crate::ids::{GroupName, TenantId};
 use crate::position::{Epoch, PastEpochs, Position};
@@ -176,7 +175,6 @@ impl RecordedGroup {
         );
         call.arg(from.after).arg(PAGE.0);
         call.arg(PAGE.1.min(from.most));
-        call.arg(MAX_PAYLOAD);
     }
 
     /// Notes that events up to `lost` were delivered, as [`super::ChannelLayer::renew_history`] does.

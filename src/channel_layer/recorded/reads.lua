@@ -2,8 +2,8 @@
 
 -- Stores a position without events.
 local function begin(history, position, epoch, ttl)
-    local emptied = redis.pcall('HGET', position, 'm')
-    local gone = redis.pcall('DEL', history, position)
+    local emptied = emptied_at(position)
+    local gone = remove(history, position)
     if type(gone) == 'table' then return gone end
     local values = {'epoch', epoch, 'offset', '0', 'run', process() or ''}
     if type(emptied) == 'string' then
@@ -14,10 +14,13 @@ local function begin(history, position, epoch, ttl)
     redis.pcall('PEXPIRE', position, life(ttl))
 end
 
+-- The most entries that are fetched at once. Each may be as long as Redis lets one be.
+local FETCHED = 8
+
 -- Returns the entries between two offsets that are an event each, up to a number of entries and of bytes, as offset, event, …
--- and true if others follow.
-local function entries(history, from, to, oldest, most, bytes, longest)
-    local out, count, size, largest, ask = {}, 0, 0, 0, 4
+-- and true if others follow. Entries that are oversized are removed, so that they are fetched once; readers find a hole.
+local function entries(history, from, to, oldest, most, bytes)
+    local out, count, size, largest, ask = {}, 0, 0, 0, 1
     while from <= to do
         local some = redis.pcall('XRANGE', history, number(from) .. '-0', number(to) .. '-0', 'COUNT', ask)
         if some.err then return out, false end
@@ -31,26 +34,18 @@ local function entries(history, from, to, oldest, most, bytes, longest)
             end
             if event and #event > largest then largest = #event end
             local time = time_of(entry)
-            if part == '0' and event and #event <= longest and time and time > oldest then
+            if is_oversized(entry) then
+                redis.pcall('XDEL', history, entry[1])
+            elseif part == '0' and event and #event <= LONGEST_EVENT and time and time > oldest then
                 out[#out + 1] = offset
                 out[#out + 1] = event
                 count, size = count + 1, size + #event
             end
         end
         if #some < ask then return out, false end
-        ask = math.max(1, math.min(128, math.floor((bytes - size) / (largest + 1))))
+        ask = math.max(1, math.min(FETCHED, 2 * ask, math.floor((bytes - size) / (largest + 1))))
     end
     return out, false
-end
-
--- Returns what a position remembers of the epochs before, newest first.
-local function past_of(position)
-    local past = {}
-    for _, text in ipairs(redis.call('HMGET', position, unpack(PAST))) do
-        if not text then break end
-        past[#past + 1] = text
-    end
-    return past
 end
 
 -- Returns the offset after which to read for one that stands at an offset of an epoch.
@@ -66,23 +61,24 @@ end
 -- Reads the events after an offset. Returns epoch, newest offset, 1 if more follow, the epochs before (`EPOCH OFFSET`, perhaps
 -- ` lost`, with commas between), then offset, event, ….
 -- KEYS: history, position. ARGV: epoch of a new history, life of an event in milliseconds, the epoch of the offset (or
--- nothing, if the offset holds in any), the offset, the most events, the most bytes, the bytes of the longest event.
+-- nothing, if the offset holds in any), the offset, the most events, the most bytes.
 local function read(keys, argv)
     local ttl = tonumber(argv[2])
     local epoch, newest, _, run = position_of(keys[2])
     if type(epoch) == 'table' then return epoch end
-    if not epoch then
+    local here = epoch and epoch_here(keys[2], epoch, newest, run, argv[1])
+    if type(here) ~= 'table' then epoch = here end
+    local past = epoch and past_of(keys[2])
+    if not past then
         local refused = begin(keys[1], keys[2], argv[1], ttl)
         -- A Redis that takes no writes is read all the same: its history is empty.
         if refused and not string.find(refused.err, '^OOM') and not string.find(refused.err, '^MISCONF') then return refused end
         return {argv[1], '0', 0, ''}
     end
-    local here = epoch_here(keys[2], epoch, newest, run, argv[1])
-    if type(here) ~= 'table' then epoch = here end
-    local past = past_of(keys[2])
+    if past.err then return past end
     redis.pcall('PEXPIRE', keys[2], life(ttl))
     local after = place_in(epoch, past, argv[3], tonumber(argv[4]))
-    local found, more = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]), tonumber(argv[7]))
+    local found, more = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]))
     local page = {epoch, number(newest), more and 1 or 0, table.concat(past, ',')}
     for _, value in ipairs(found) do page[#page + 1] = value end
     return page
@@ -95,9 +91,11 @@ end
 local function renew(keys, argv)
     local epoch, newest = position_of(keys[2])
     if type(epoch) == 'table' then return epoch end
-    if epoch and epoch ~= argv[3] then
+    local past = epoch and past_of(keys[2])
+    if past and past.err then return past end
+    if past and epoch ~= argv[3] then
         local place, newest_there
-        for i, text in ipairs(past_of(keys[2])) do
+        for i, text in ipairs(past) do
             local ended, last, lost = string.match(text, '^(%w+) (%d+)(.*)$')
             -- Epochs that have ended at the same place lack the same events.
             if last ~= place then place, newest_there = last, {PAST[i], text, lost} end

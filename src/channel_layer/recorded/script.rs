@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+use crate::event::MAX_PAYLOAD;
+
 /// The functions on a history; they are described there.
 const HISTORY: &str = include_str!("history.lua");
 /// The functions that read. A call makes all functions of its text, so those that record go without.
@@ -26,9 +28,10 @@ pub(in crate::channel_layer) fn record(sharded: bool) -> &'static Script {
 
 /// Returns the functions on a history. Those for a cluster publish to sharded channels.
 fn history(sharded: bool) -> String {
+    let text = format!("local LONGEST_EVENT = {MAX_PAYLOAD}\n{HISTORY}");
     match sharded {
-        true => HISTORY.replace("'PUBLISH'", "'SPUBLISH'"),
-        false => HISTORY.to_owned(),
+        true => text.replace("'PUBLISH'", "'SPUBLISH'"),
+        false => text,
     }
 }
 
@@ -45,13 +48,15 @@ pub(in crate::channel_layer) static RECORD_HERE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&mailbox_text("record_here")));
 /// Moves and reads.
 pub(in crate::channel_layer) static READ_HERE: LazyLock<Script> = LazyLock::new(|| {
+    let history = history(false);
     Script::new(&format!(
-        "{HISTORY}\n{READS}\n{MAILBOX}\nreturn read_here(KEYS, ARGV)"
+        "{history}\n{READS}\n{MAILBOX}\nreturn read_here(KEYS, ARGV)"
     ))
 });
 
 fn mailbox_text(function: &str) -> String {
-    format!("{HISTORY}\n{MAILBOX}\nreturn {function}(KEYS, ARGV)")
+    let history = history(false);
+    format!("{history}\n{MAILBOX}\nreturn {function}(KEYS, ARGV)")
 }
 
 /// The text of [`MOVE`], for a round that loads it.
@@ -60,8 +65,9 @@ pub(in crate::channel_layer) fn move_source() -> String {
 }
 
 fn of_reads(function: &str) -> Script {
+    let history = history(false);
     Script::new(&format!(
-        "{HISTORY}\n{READS}\nreturn {function}(KEYS, ARGV)"
+        "{history}\n{READS}\nreturn {function}(KEYS, ARGV)"
     ))
 }
 

@@ -40,7 +40,7 @@ async fn patiently(server: &RedisServer, command: &[&str]) {
     let mut connection = connection.await.unwrap();
     let mut write = redis::cmd(command[0]);
     write.arg(&command[1..]);
-    let _: u64 = write.query_async(&mut connection).await.unwrap();
+    let _: redis::Value = write.query_async(&mut connection).await.unwrap();
 }
 
 /// Returns the refusal of a connect; `None` if the socket opened.
@@ -247,4 +247,120 @@ async fn a_message_of_48_mb_on_core_takes_no_memory_and_no_event_of_a_neighbour(
     let gaps = replica.metrics().await;
     let gaps = gaps.value("lockgate_gaps_total", &[("tenant", &other.name)]);
     assert_eq!(gaps, 0.0, "the link was never cut");
+}
+
+const GROUP: &str = "__group__chat_lobby";
+const HISTORY: &str = "groups = [{ name = 'chat_<slug:room>', history = {} }]";
+/// The bytes of a value in a history. Four readers at once took longer for it than a handshake waits for Redis.
+const HISTORY_VALUE: usize = 96 << 20;
+/// The bytes of an entry of a history: no event has as many.
+const ENTRY: usize = 12 << 20;
+
+/// Each field of a position, and an entry of a history, which a back end with its own Redis user may write as well. Before: each
+/// read of the past brought all of it over the link that tenants share, Redis copied an entry for each read, and the process
+/// grew by the value and more.
+#[tokio::test]
+async fn no_value_of_a_history_is_fetched_twice() {
+    let redis = RedisServer::start().await;
+    let gateway = Arc::new(
+        gateway()
+            .redis(&redis.url())
+            .tenant("acme")
+            .with_toml(HISTORY)
+            .tenant("other")
+            .with_toml(HISTORY)
+            .start()
+            .await,
+    );
+    let (acme, other) = (gateway.named("acme"), gateway.named("other"));
+    let key = |kind| acme.redis_key(&format!("{kind}:{{{}{GROUP}}}", acme.prefix));
+    let (history, position) = (key("history"), key("position"));
+    let long = "x".repeat(HISTORY_VALUE);
+    let before = gateway.replica().process.peak_memory();
+    for field in [
+        "entry", "epoch", "offset", "t", "run", "past1", "past2", "past3", "past4",
+    ] {
+        let own = recorded(&gateway, acme, 1).await;
+        let theirs = recorded(&gateway, other, 1).await;
+        match field {
+            "entry" => {
+                let epoch: String = redis.command(&["HGET", &position, "epoch"]).await;
+                assert_eq!(own, format!("chat_lobby~{epoch}~1"));
+                for id in ["2-0", "3-0"] {
+                    xadd(&redis, &history, id, &long[..ENTRY]).await;
+                }
+                let _: u64 = redis.command(&["HSET", &position, "offset", "3"]).await;
+                // The first read costs what Redis needs to copy them. No other one does.
+                history_of(&gateway, acme).await;
+                let kept: u64 = redis.command(&["XLEN", &history]).await;
+                assert_eq!(kept, 1);
+            }
+            _ => {
+                patiently(&redis, &["HSET", &position, field, &long]).await;
+            }
+        }
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                let (gateway, acme) = (gateway.clone(), acme.clone());
+                tokio::spawn(async move { history_of(&gateway, &acme).await })
+            })
+            .collect();
+        for _ in 0..5 {
+            let refused = refusal(&gateway, other, &other.token(ALICE)).await;
+            assert!(refused.is_none(), "{field}: {refused:?}");
+        }
+        let mut answers = Vec::new();
+        for reader in readers {
+            answers.push(reader.await.unwrap());
+        }
+        for answer in &answers {
+            assert_eq!(answer, &answers[0], "{field}: it is told once");
+            match field {
+                "entry" => {
+                    assert_eq!(answer["complete"], false, "{answer}");
+                    assert_eq!(answer["events"][0]["event"]["n"], 1, "{answer}");
+                }
+                _ => {
+                    assert_eq!(answer["events"], json!([]), "{field}: {answer}");
+                    assert_ne!(answer["position"], own, "{field}");
+                }
+            }
+        }
+        assert_eq!(
+            history_of(&gateway, other).await["position"],
+            theirs,
+            "{field}"
+        );
+        let _: u64 = redis.command(&["DEL", &history, &position]).await;
+    }
+    let grown = gateway.replica().process.peak_memory();
+    let grown = grown.saturating_sub(before);
+    println!("{} MiB more memory", grown >> 20);
+    assert!(grown < NOISE, "{} MiB", grown >> 20);
+}
+
+/// Records an event in the lobby, and returns its position.
+async fn recorded(gateway: &Gateway, tenant: &Tenant, number: u64) -> String {
+    let path = format!("/v1/tenants/{}/groups/chat_lobby/send", tenant.name);
+    let event = json!({"type": "x", "n": number}).to_string();
+    let replica = gateway.replica();
+    let sent = replica.api(&gateway.api_key, "POST", &path, &event).await;
+    assert_eq!(sent.status, 200, "{sent:?}");
+    let position = history_of(gateway, tenant).await["position"].clone();
+    position.as_str().unwrap().to_owned()
+}
+
+/// Returns what the API answers about the history of the lobby.
+async fn history_of(gateway: &Gateway, tenant: &Tenant) -> serde_json::Value {
+    let path = format!("/v1/tenants/{}/groups/chat_lobby/history", tenant.name);
+    let replica = gateway.replica();
+    let found = replica.api(&gateway.api_key, "GET", &path, "").await;
+    assert_eq!(found.status, 200, "{found:?}");
+    found.json()
+}
+
+/// Adds an entry of a history, whatever its length.
+async fn xadd(server: &RedisServer, history: &str, id: &str, event: &str) {
+    let time = (token::now() * 1000).to_string();
+    patiently(server, &["XADD", history, id, "e", event, "t", &time]).await;
 }

@@ -318,6 +318,12 @@ async fn lost_and_foreign_data_begin_a_new_epoch() {
         vec![format!("HDEL {position} epoch")],
         vec![format!("HSET {position} epoch a~b")],
         vec![format!("HSET {position} epoch {}", "x".repeat(65))],
+        vec![format!("HSET {position} t {}", "1".repeat(97))],
+        vec![format!("HSET {position} run {}", "x".repeat(97))],
+        vec![format!(
+            "HSET {position} t 0 run other past1 {}",
+            "x".repeat(97)
+        )],
         vec![format!("HSET {position} offset -1")],
         vec![format!("HSET {position} offset 1e3")],
         vec![format!("HSET {position} offset 99999999999999999999")],
