@@ -229,7 +229,7 @@ class Layers(SimpleTestCase):
 
     def test_a_user_without_the_rights_is_told_which_and_sends_to_other_groups(self):
         own = "~lockgate:acme:history:* ~lockgate:acme:position:* %R~lockgate:acme:groups &acme__group__* &acmespecific.*"
-        writes = "+hmget +hset +xadd +xdel +xtrim +xrange +pexpire +del +time"
+        writes = "+object|encoding +hstrlen +hmget +hset +xadd +xdel +xrange +pexpire +unlink +time"
         basic = "+publish +subscribe +unsubscribe +getrange +ping +hello +select +client|setname"
         apart = f"(~lockgate:acme:history:* ~lockgate:acme:position:* &lockgate:acme:group:* -@all +fcall +publish {writes})"
         for rights, missing in [
