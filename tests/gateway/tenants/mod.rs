@@ -3,6 +3,7 @@
 mod files;
 mod isolation;
 mod isolation_model;
+mod large_members;
 mod large_values;
 mod life;
 mod namespaces;
