@@ -140,15 +140,15 @@ impl Hub {
         self.out_of_groups(member)
     }
 
-    /// Removes the connection as [`Hub::unregister`] does. Until [`Hub::has_left`] it is one of those that say goodbye.
+    /// Removes the connection as [`Hub::unregister`] does. Until [`Hub::forget_dismissed`] it is one of those that say goodbye.
     pub fn dismiss(&self, member: &Member) -> Left {
         self.roster.lock().dismiss(member);
         self.out_of_groups(member)
     }
 
     /// Forgets a connection that was dismissed, and whose goodbye is over.
-    pub fn has_left(&self, member: &Member) {
-        self.roster.lock().has_left(member);
+    pub fn forget_dismissed(&self, member: &Member) {
+        self.roster.lock().forget_dismissed(member);
     }
 
     fn out_of_groups(&self, member: &Member) -> Left {

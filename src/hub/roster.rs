@@ -177,7 +177,7 @@ impl Roster {
     }
 
     /// Forgets a member whose goodbye is over.
-    pub(super) fn has_left(&mut self, member: &Member) {
+    pub(super) fn forget_dismissed(&mut self, member: &Member) {
         self.dismissed.remove(&member.id());
         if self.dismissed.is_empty() {
             // Frees the memory of a drain.

@@ -98,15 +98,15 @@ impl Relay {
         self.see_out(member, left);
     }
 
-    /// Takes a socket that says goodbye out of the hub as [`Self::unregister`] does. [`Self::has_left`] tells its end.
+    /// Takes a socket that says goodbye out of the hub as [`Self::unregister`] does. [`Self::forget_dismissed`] tells its end.
     pub fn dismiss(&self, member: &Member) {
         let left = self.parts.hub.dismiss(member);
         self.see_out(member, left);
     }
 
     /// Forgets a socket that was dismissed, and whose queue has ended since.
-    pub fn has_left(&self, member: &Member) {
-        self.parts.hub.has_left(member);
+    pub fn forget_dismissed(&self, member: &Member) {
+        self.parts.hub.forget_dismissed(member);
         self.lifetimes.end(member);
     }
 

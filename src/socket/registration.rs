@@ -233,7 +233,7 @@ impl Registration {
             }
             Stage::Leaving => {
                 self.member().outbound().finish();
-                self.relay().has_left(self.member());
+                self.relay().forget_dismissed(self.member());
             }
             Stage::Ended => {}
         }
