@@ -7,6 +7,8 @@ use crate::config::QueueBound;
 /// The fewest descriptors kept for everything but client sockets: half for Redis, databases, listeners and files, half for
 /// probes, calls, and refusals of a full replica.
 pub const RESERVED: u64 = 256;
+/// The most descriptors for which the table is made at the start: 512 KiB of the kernel's memory.
+const WIDE: u64 = 1 << 16;
 /// The descriptors of the first half of [`RESERVED`].
 const OWN: u64 = RESERVED / 2;
 /// The part of a large limit that is kept if `server.max_connections` is 0, and the most of it: [`MOST_CALLS`] and
@@ -35,6 +37,18 @@ pub(super) fn raise_descriptors() -> u64 {
         tracing::warn!(error = %error, "Could not raise the descriptor limit");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Makes room for as many descriptors in the kernel's table. It grows by doubling, and each time the process has several threads the
+/// one that opens a connection waits for all processors (`synchronize_rcu`), 10 to 30 ms: all tenants wait with it. Here that
+/// happens once, before anyone is connected. The table takes 8 bytes for each descriptor.
+pub(super) fn widen_descriptor_table(descriptors: u64) {
+    let last = descriptors.min(WIDE).saturating_sub(1);
+    let last = i32::try_from(last).unwrap_or(i32::MAX);
+    // The copy is closed at once. The table stays wide.
+    if let Err(error) = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), last) {
+        tracing::debug!(error = %error, "Could not widen the table of descriptors");
+    }
 }
 
 /// The number of sockets that a process on this machine can have if `server.max_connections` is 0.
@@ -152,6 +166,24 @@ fn machine_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_of_descriptors_is_widened_without_one_that_stays() {
+        let highest = || {
+            let open = std::fs::read_dir("/proc/self/fd").unwrap();
+            let numbers = open.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            numbers.filter_map(|name| name.parse::<u64>().ok()).max()
+        };
+        let size = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        };
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(WIDE);
+        widen_descriptor_table(limit);
+        assert!(size() >= limit.min(WIDE), "{}", size());
+        assert!(highest() < Some(limit.min(WIDE) - 1));
+    }
 
     /// Before, API and admin could have 1,280 each beside sockets that left 128.
     #[test]

@@ -128,6 +128,7 @@ impl Server {
         let recorder = metrics::install().context("the program has metrics of its own")?;
         metrics::build_info();
         let descriptors = limits::raise_descriptors();
+        limits::widen_descriptor_table(descriptors);
         let configured = config.server.max_connections;
         let bounds = ConnectionBounds::of(configured, descriptors);
         bounds.tell(configured, descriptors);
