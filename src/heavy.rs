@@ -44,7 +44,7 @@ pub fn heavy<R>(is_heavy: bool, work: impl FnOnce() -> R) -> R {
     if !is_heavy || !is_shared() {
         return work();
     }
-    let place = Place::take();
+    let place = HeavyPlace::take();
     if place.number >= MOST_WAITING {
         return work();
     }
@@ -55,11 +55,11 @@ pub fn heavy<R>(is_heavy: bool, work: impl FnOnce() -> R) -> R {
 }
 
 /// A place among those that wait or work.
-struct Place {
+struct HeavyPlace {
     number: usize,
 }
 
-impl Place {
+impl HeavyPlace {
     fn take() -> Self {
         Self {
             number: WAITING.fetch_add(1, Ordering::Relaxed),
@@ -67,7 +67,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for HeavyPlace {
     fn drop(&mut self) {
         WAITING.fetch_sub(1, Ordering::Relaxed);
     }

@@ -17,7 +17,7 @@
 //! | 3 | [`admission`], [`relay`], [`revocation`], [`coherence`], [`token_auth`], [`render`] | where the parts meet, and nowhere else |
 //! | 2 | [`auth`], [`users`], [`channel_layer`], [`hub`], [`presence`] | parts that do not know each other |
 //! | 1 | [`stores`], [`frame`], [`event`], [`channel_names`], [`routes`], [`templates`], [`group_rules`], [`position`], [`hosts`], [`origin`], [`problem`], [`sealing`] | the outside world |
-//! | 0 | [`ids`], [`ages`], [`budget`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`tasks`], [`telemetry`] | words |
+//! | 0 | [`ids`], [`ages`], [`budget`], [`user_id`], [`python`], [`clock`], [`packed_json`], [`rate`], [`close_code`], [`error`], [`labels`], [`metrics`], [`config`], [`heavy`], [`tasks`], [`telemetry`] | words |
 //!
 //! # Five ways through it
 //!

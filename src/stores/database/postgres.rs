@@ -222,7 +222,7 @@ fn object(json: &str, names: &[ColumnName]) -> Result<Row, serde_json::Error> {
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
             let mut fields = Row::with_capacity(self.0.len());
-            while let Some((name, value)) = map.next_entry::<FieldName<'de>, &'de RawValue>()? {
+            while let Some((name, value)) = map.next_entry::<BorrowedName<'de>, &'de RawValue>()? {
                 let shared = self.0.get(fields.len()).filter(|own| ***own == *name.0);
                 let name = shared.cloned().unwrap_or_else(|| name.0.into());
                 fields.push((name, SqlValue::from_json(value.get())));
@@ -236,4 +236,4 @@ fn object(json: &str, names: &[ColumnName]) -> Result<Row, serde_json::Error> {
 
 /// A name that borrows from the input unless it holds escapes.
 #[derive(Deserialize)]
-struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
+struct BorrowedName<'a>(#[serde(borrow)] Cow<'a, str>);

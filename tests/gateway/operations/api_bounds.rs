@@ -90,6 +90,36 @@ async fn an_event_that_no_replica_would_read_is_refused() {
     assert_eq!(heard["n"].as_array().map(Vec::len), Some(50_001));
 }
 
+/// Each took a thread of the runtime for as long as it was read and written.
+#[tokio::test]
+async fn events_of_many_numbers_arrive_whole_while_others_are_served() {
+    const NUMBERS: usize = 50_000;
+    let gateway = gateway().tenant("acme").tenant("other").start().await;
+    let mut socket = gateway.open(CHAT).await;
+    let other = gateway.named("other");
+    let dial = gateway.replica().dial(other, CHAT);
+    let mut neighbour = dial.token(&other.token(ALICE)).open().await;
+    let event = format!("{{\"type\":\"x\",\"n\":[{}1]}}", "1e15,".repeat(NUMBERS));
+    let path = "/v1/tenants/TENANT/groups/chat_lobby/send";
+    let calls = (0..4).map(|_| call(&gateway, "POST", path, &event));
+    let mut calls = std::pin::pin!(futures_util::future::join_all(calls));
+    let answers = loop {
+        tokio::select! {
+            answers = &mut calls => break answers,
+            _ = neighbour.ping() => {}
+        }
+    };
+    assert!(
+        answers.iter().all(|answer| answer.status == 200),
+        "{answers:?}"
+    );
+    for _ in answers {
+        let heard = socket.next_json().await;
+        assert_eq!(heard["n"].as_array().map(Vec::len), Some(NUMBERS + 1));
+        neighbour.ping().await;
+    }
+}
+
 /// `{"jti":"x","exp":9e18}` used to be 503, with an ERROR in the log.
 #[tokio::test]
 async fn a_number_out_of_range_is_the_callers_mistake() {

@@ -308,7 +308,7 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
             r#"{"jti":"x","exp":1,"user_id":"1"}"#,
             400,
         ),
-        ("POST", "revocations", r#"{"user_id":1}"#, 400),
+        ("POST", "revocations", r#"{"user_id":1.5}"#, 400),
         (
             "POST",
             "revocations",

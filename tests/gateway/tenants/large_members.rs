@@ -57,6 +57,13 @@ async fn use_all(gateway: &Gateway, tenant: &Tenant) -> Result<(), Response> {
     }
     let event = json!({"type": "x"}).to_string();
     api("POST", &format!("{group}/send"), &event).await?;
+    // It asks the replicas of the deployment.
+    let replica = gateway.replica();
+    let reloaded = replica.api(&gateway.api_key, "POST", "/v1/reload", "");
+    let reloaded = reloaded.await;
+    if reloaded.status != 200 {
+        return Err(reloaded);
+    }
     let dial = gateway.replica().dial(tenant, CHAT);
     let mut socket = dial.token(&tenant.token(ALICE)).attempt().await?;
     socket.ping().await;
