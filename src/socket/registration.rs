@@ -108,7 +108,7 @@ impl Entrant {
 
 /// The stage of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum RegistrationStage {
     /// The socket is in the hub.
     Registered,
     /// It has left the hub, and says goodbye.
@@ -121,7 +121,7 @@ enum Stage {
 pub struct Registration {
     socket: SocketHandle,
     _place: SocketPlace,
-    stage: Stage,
+    stage: RegistrationStage,
     hears_channel: bool,
 }
 
@@ -160,7 +160,7 @@ impl Registration {
         let registration = Self {
             socket: SocketHandle { member, relay },
             _place: place,
-            stage: Stage::Registered,
+            stage: RegistrationStage::Registered,
             hears_channel: false,
         };
         Ok((registration, admitted))
@@ -217,8 +217,8 @@ impl Registration {
 impl Registration {
     /// Takes the socket out of the hub, its groups and the counts now. What is queued may still leave until [`Self::end`].
     pub fn leave(&mut self) {
-        if self.stage == Stage::Registered {
-            self.stage = Stage::Leaving;
+        if self.stage == RegistrationStage::Registered {
+            self.stage = RegistrationStage::Leaving;
             self.take_out(Relay::dismiss);
         }
     }
@@ -226,16 +226,16 @@ impl Registration {
     /// Ends the queue, and takes the socket out of the hub. Its place in the occupancy stays taken until the registration is
     /// dropped.
     pub fn end(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Ended) {
-            Stage::Registered => {
+        match std::mem::replace(&mut self.stage, RegistrationStage::Ended) {
+            RegistrationStage::Registered => {
                 self.member().outbound().finish();
                 self.take_out(Relay::unregister);
             }
-            Stage::Leaving => {
+            RegistrationStage::Leaving => {
                 self.member().outbound().finish();
                 self.relay().forget_dismissed(self.member());
             }
-            Stage::Ended => {}
+            RegistrationStage::Ended => {}
         }
     }
 
