@@ -17,7 +17,7 @@ from lockgate import layers
 from . import redis_server
 from .test_layers import LUA, RULES, event
 
-SOURCE = LUA.read_text().replace("'PUBLISH'", "'SPUBLISH'")
+SOURCE = LUA.replace("'PUBLISH'", "'SPUBLISH'")
 SCRIPT = f"{SOURCE}\nreturn record(KEYS, ARGV)"
 LIBRARY = f"#!lua name=lockgate\n{SOURCE}\nredis.register_function('lockgate_record', record)"
 # Enough names that every master has some.

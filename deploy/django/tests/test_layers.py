@@ -17,9 +17,10 @@ from lockgate import layers
 
 from . import redis_server
 
-LUA = Path(__file__).parents[3] / "src/channel_layer/recorded/history.lua"
-SCRIPT = f"{LUA.read_text()}\nreturn record(KEYS, ARGV)"
-LIBRARY = f"#!lua name=lockgate\n{LUA.read_text()}\nredis.register_function('lockgate_record', record)"
+# As the gateway puts it together: before the functions stands the longest event, 8 MiB.
+LUA = "local LONGEST_EVENT = 8388608\n" + (Path(__file__).parents[3] / "src/channel_layer/recorded/history.lua").read_text()
+SCRIPT = f"{LUA}\nreturn record(KEYS, ARGV)"
+LIBRARY = f"#!lua name=lockgate\n{LUA}\nredis.register_function('lockgate_record', record)"
 RULES = [
     {"regex": "quiet\\-[-a-zA-Z0-9_]+", "size": 0, "ttl_ms": 0},
     {"regex": "chat\\_[^/]+", "size": 3, "ttl_ms": 60000},
