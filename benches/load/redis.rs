@@ -173,10 +173,8 @@ impl Link {
     }
 }
 
-/// The gateway's script of histories, behind the length of the longest event as the gateway writes it. The load program asks for no
-/// answer but a number.
+/// The gateway's script of histories. The load program asks for no answer but a number.
 const RECORD: &str = concat!(
-    "local LONGEST_EVENT = 8388608\n",
     include_str!("../../src/channel_layer/recorded/history.lua"),
     "\nrecord(KEYS, ARGV)\nreturn 1\n"
 );

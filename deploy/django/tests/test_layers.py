@@ -17,8 +17,7 @@ from lockgate import layers
 
 from . import redis_server
 
-# As the gateway puts it together: before the functions stands the longest event, 8 MiB.
-LUA = "local LONGEST_EVENT = 8388608\n" + (Path(__file__).parents[3] / "src/channel_layer/recorded/history.lua").read_text()
+LUA = (Path(__file__).parents[3] / "src/channel_layer/recorded/history.lua").read_text()
 SCRIPT = f"{LUA}\nreturn record(KEYS, ARGV)"
 LIBRARY = f"#!lua name=lockgate\n{LUA}\nredis.register_function('lockgate_record', record)"
 RULES = [

@@ -1,8 +1,7 @@
 -- The history of a group in Redis: a stream whose entry ids are OFFSET-0, with the event's bytes in `e` and its time in `t`
 -- (Unix milliseconds), and a hash with the `epoch` and the newest `offset`, its time `t`, the server process `run` that wrote it,
 -- where the epochs before have ended (`past1`, …), and on `core` a time `m` (`mailbox.lua`). Each function runs as a whole or not at all.
--- The gateway runs them as scripts; back ends run `lockgate_record` as a function of the library `lockgate`. Before this text
--- stands `LONGEST_EVENT`, the bytes of the longest event.
+-- The gateway runs them as scripts; back ends run `lockgate_record` as a function of the library `lockgate`.
 
 -- The longest life of a position without events, in milliseconds; at least twice the life of events.
 local POSITION_LIFE = 3600000
@@ -14,6 +13,8 @@ local MOST = 9007199254740000
 local TAKE_OVER = 10
 -- The epochs before that a position remembers, newest first: `EPOCH OFFSET`, and ` lost` if events after that offset were lost.
 local PAST = {'past1', 'past2', 'past3', 'past4'}
+-- No event is longer, in bytes: `MAX_PAYLOAD` of the gateway.
+local LONGEST_EVENT = 8388608
 -- No value of a position is longer, in bytes.
 local LONGEST_VALUE = 96
 -- The most fields and values of an entry, together. A history has four.

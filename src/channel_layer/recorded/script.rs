@@ -4,8 +4,6 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use crate::event::MAX_PAYLOAD;
-
 /// The functions on a history; they are described there.
 const HISTORY: &str = include_str!("history.lua");
 /// The functions that read. A call makes all functions of its text, so those that record go without.
@@ -28,10 +26,9 @@ pub(in crate::channel_layer) fn record(sharded: bool) -> &'static Script {
 
 /// Returns the functions on a history. Those for a cluster publish to sharded channels.
 fn history(sharded: bool) -> String {
-    let text = format!("local LONGEST_EVENT = {MAX_PAYLOAD}\n{HISTORY}");
     match sharded {
-        true => text.replace("'PUBLISH'", "'SPUBLISH'"),
-        false => text,
+        true => HISTORY.replace("'PUBLISH'", "'SPUBLISH'"),
+        false => HISTORY.to_owned(),
     }
 }
 
@@ -48,15 +45,13 @@ pub(in crate::channel_layer) static RECORD_HERE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&mailbox_text("record_here")));
 /// Moves and reads.
 pub(in crate::channel_layer) static READ_HERE: LazyLock<Script> = LazyLock::new(|| {
-    let history = history(false);
     Script::new(&format!(
-        "{history}\n{READS}\n{MAILBOX}\nreturn read_here(KEYS, ARGV)"
+        "{HISTORY}\n{READS}\n{MAILBOX}\nreturn read_here(KEYS, ARGV)"
     ))
 });
 
 fn mailbox_text(function: &str) -> String {
-    let history = history(false);
-    format!("{history}\n{MAILBOX}\nreturn {function}(KEYS, ARGV)")
+    format!("{HISTORY}\n{MAILBOX}\nreturn {function}(KEYS, ARGV)")
 }
 
 /// The text of [`MOVE`], for a round that loads it.
@@ -65,9 +60,8 @@ pub(in crate::channel_layer) fn move_source() -> String {
 }
 
 fn of_reads(function: &str) -> Script {
-    let history = history(false);
     Script::new(&format!(
-        "{history}\n{READS}\nreturn {function}(KEYS, ARGV)"
+        "{HISTORY}\n{READS}\nreturn {function}(KEYS, ARGV)"
     ))
 }
 
@@ -82,4 +76,16 @@ pub(in crate::channel_layer) fn record_source(sharded: bool) -> String {
 pub(in crate::channel_layer) fn library(sharded: bool) -> String {
     let history = history(sharded);
     format!("#!lua name=lockgate\n{history}\nredis.register_function('lockgate_record', record)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::MAX_PAYLOAD;
+
+    #[test]
+    fn the_scripts_and_the_gateway_agree_on_the_longest_event() {
+        let line = format!("\nlocal LONGEST_EVENT = {MAX_PAYLOAD}\n");
+        assert!(HISTORY.contains(&line));
+    }
 }
