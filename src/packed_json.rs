@@ -51,19 +51,6 @@ impl PackedObject {
         })
     }
 
-    /// Makes the object of a socket that keeps none; its text is empty.
-    pub fn none() -> Self {
-        Self {
-            names: None,
-            rest: Box::default(),
-        }
-    }
-
-    /// Returns true for [`Self::none`].
-    pub fn is_none(&self) -> bool {
-        self.rest.is_empty()
-    }
-
     /// Returns the text of the object.
     pub fn text(&self) -> Cow<'_, str> {
         let Some(names) = &self.names else {

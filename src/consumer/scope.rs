@@ -22,8 +22,8 @@ pub struct Scope {
     pub(crate) of_tenant: Arc<TenantScope>,
     /// `None` for an anonymous socket.
     pub(crate) user: Option<Arc<UserRecord>>,
-    /// Those of the token; none where the route does not need them.
-    pub(crate) claims: PackedObject,
+    /// Those of the token; `None` where the route does not need them. Few routes do, so they are boxed.
+    pub(crate) claims: Option<Box<PackedObject>>,
     /// An IPv4 address is mapped into IPv6; an [`IpAddr`] would take eight bytes more of each socket.
     pub(crate) client: Ipv6Addr,
     /// The socket in its hub, which holds its path and channel.
@@ -82,7 +82,7 @@ impl Scope {
 
     /// Returns a claim of the token, that of the last refresh if there was one; `None` if the token does not have it.
     pub fn claim(&self, name: &str) -> Option<serde_json::Value> {
-        let claims = self.claims.text();
+        let claims = self.claims_text();
         let claims: std::collections::HashMap<&str, &RawValue> =
             serde_json::from_str(&claims).ok()?;
         serde_json::from_str(claims.get(name)?.get()).ok()
@@ -90,7 +90,13 @@ impl Scope {
 
     /// Returns the claims as the token's JSON text; an empty object for a socket without a token.
     pub fn claims_json(&self) -> Cow<'_, str> {
-        self.claims.text()
+        self.claims_text()
+    }
+
+    fn claims_text(&self) -> Cow<'_, str> {
+        self.claims
+            .as_ref()
+            .map_or_else(Cow::default, |claims| claims.text())
     }
 
     /// Returns the path of the request, percent-decoded, with its leading slash.
@@ -133,7 +139,7 @@ impl Scope {
             user = self
                 .user()
                 .map_or_else(Cow::default, |user| user.fields.text());
-            claims = self.claims.text();
+            claims = self.claims_text();
         }
         template.render(&TemplateValues {
             tenant: self.tenant(),

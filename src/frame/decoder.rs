@@ -20,13 +20,14 @@ const MAX_EMPTY_FRAGMENTS: u8 = 128;
 /// The decoder of one connection.
 #[derive(Debug)]
 pub struct Decoder {
-    /// The most bytes of a message; [`u64::MAX`] means no limit.
+    /// The most bytes of a message; [`u64::MAX`] means no limit. [`FINISHED`] after a close frame or an error.
     max_message: u64,
     /// The received part of a header, a frame or a fragmented message; `None` between messages.
     partial: Option<Box<Partial>>,
-    /// True after a close frame or an error; later input is ignored.
-    finished: bool,
 }
+
+/// The limit of a decoder that ignores later input. A flag would take eight bytes of each socket.
+const FINISHED: u64 = 0;
 
 #[derive(Debug, Default)]
 struct Partial {
@@ -62,21 +63,17 @@ enum Body {
 impl Decoder {
     /// Makes a decoder that refuses messages over `max_message` bytes; 0 means no limit.
     pub fn new(max_message: u64) -> Self {
-        let mut decoder = Self {
-            max_message: 0,
+        Self {
+            max_message: or_endless(max_message),
             partial: None,
-            finished: false,
-        };
-        decoder.set_max_message(max_message);
-        decoder
+        }
     }
 
     /// Changes the limit; 0 means no limit. It applies to an open message from its next frame on.
     pub fn set_max_message(&mut self, max_message: u64) {
-        self.max_message = match max_message {
-            0 => u64::MAX,
-            limit => limit,
-        };
+        if self.max_message != FINISHED {
+            self.max_message = or_endless(max_message);
+        }
     }
 
     /// Returns true if a frame or a message is incomplete. Only then does the decoder own heap memory.
@@ -96,13 +93,13 @@ impl Decoder {
     /// # Errors
     /// The reason for closing the connection.
     pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<ClientMessage>, FrameError> {
-        if self.finished {
+        if self.max_message == FINISHED {
             *input = &[];
             return Ok(None);
         }
         let outcome = self.advance(input);
         if matches!(outcome, Err(_) | Ok(Some(ClientMessage::Close(_)))) {
-            self.finished = true;
+            self.max_message = FINISHED;
             self.partial = None;
         }
         outcome
@@ -217,6 +214,14 @@ impl Decoder {
             control: Vec::new(),
         });
         partial
+    }
+}
+
+/// Returns the limit that a configured one means: 0 is none.
+fn or_endless(max_message: u64) -> u64 {
+    match max_message {
+        0 => u64::MAX,
+        limit => limit,
     }
 }
 

@@ -4,6 +4,7 @@
 //! denylist: as [`Pending`] during the handshake, and as a member from its admission on. A revocation that is announced
 //! after the read therefore finds the socket.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,27 +100,17 @@ impl Pending {
     }
 }
 
-/// The members that share a key. Most keys have one member, and a list would take more memory than the member.
-#[derive(Debug)]
-enum Few {
-    One(Arc<Member>),
-    Many(Box<IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>>),
-}
-
-impl Few {
-    fn any(&self) -> Option<&Arc<Member>> {
-        match self {
-            Few::One(member) => Some(member),
-            Few::Many(members) => members.first().map(|(_, member)| member),
-        }
-    }
-}
+/// All members of a key that several members have.
+type Sharing = IndexMap<ConnectionId, Arc<Member>, BuildIdHasher>;
 
 /// An index of members by one of their properties. Only the members store the key, which saves a copy of it. The key of a
 /// member must not change while the member is in the index.
 #[derive(Debug)]
 pub(super) struct Index<K> {
-    table: HashTable<Few>,
+    /// One member of each key. Most keys have no other, so that an entry is a pointer and nothing else.
+    firsts: HashTable<Arc<Member>>,
+    /// The members of the keys that several have, by the id of the member in `firsts`, who is among them.
+    sharing: HashMap<ConnectionId, Sharing, BuildIdHasher>,
     hasher: RandomState,
     key: fn(&Member) -> Option<K>,
 }
@@ -127,7 +118,8 @@ pub(super) struct Index<K> {
 impl<K: Hash + Eq> Index<K> {
     pub(super) fn new(key: fn(&Member) -> Option<K>) -> Self {
         Self {
-            table: HashTable::new(),
+            firsts: HashTable::new(),
+            sharing: HashMap::default(),
             hasher: RandomState::new(),
             key,
         }
@@ -138,26 +130,14 @@ impl<K: Hash + Eq> Index<K> {
             return;
         };
         let (hash, key_of) = (self.hasher.hash_one(&key), self.key);
-        if let Some(few) = self.table.find_mut(hash, |few| has_key(few, &key, key_of)) {
-            match few {
-                Few::One(first) => {
-                    let both = [first.clone(), member.clone()];
-                    let both = both.map(|member| (member.id(), member));
-                    *few = Few::Many(Box::new(both.into_iter().collect()));
-                }
-                Few::Many(members) => drop(members.insert(member.id(), member.clone())),
-            }
+        if let Some(first) = self.firsts.find(hash, |first| has_key(first, &key, key_of)) {
+            let of_first = || Sharing::from_iter([(first.id(), first.clone())]);
+            let sharing = self.sharing.entry(first.id()).or_insert_with(of_first);
+            sharing.insert(member.id(), member.clone());
             return;
         }
-        // The table stores no hashes, so growing it hashes the key of a member of each entry again.
-        let hasher = &self.hasher;
-        let rehash = |few: &Few| {
-            few.any()
-                .and_then(|member| key_of(member))
-                .map_or(0, |key| hasher.hash_one(key))
-        };
-        self.table
-            .insert_unique(hash, Few::One(member.clone()), rehash);
+        let rehash = rehash(&self.hasher, key_of);
+        self.firsts.insert_unique(hash, member.clone(), rehash);
     }
 
     pub(super) fn remove(&mut self, member: &Member) {
@@ -166,60 +146,86 @@ impl<K: Hash + Eq> Index<K> {
         };
         let (hash, key_of) = (self.hasher.hash_one(&key), self.key);
         let found = self
-            .table
-            .find_entry(hash, |few| has_key(few, &key, key_of));
+            .firsts
+            .find_entry(hash, |first| has_key(first, &key, key_of));
         let Ok(mut entry) = found else {
             return;
         };
-        let last = match entry.get_mut() {
-            Few::One(only) => only.id() == member.id(),
-            Few::Many(members) => {
-                members.swap_remove(&member.id());
-                members.is_empty()
+        let first = entry.get_mut();
+        if first.id() != member.id() {
+            let first = first.id();
+            if let Some(sharing) = self.sharing.get_mut(&first) {
+                sharing.swap_remove(&member.id());
+                if sharing.len() == 1 {
+                    self.sharing.remove(&first);
+                }
             }
-        };
-        if last {
-            entry.remove();
-            // Returns the memory of a storm of connections that is over.
-            if self.table.len() * 8 < self.table.capacity() {
-                let hasher = &self.hasher;
-                self.table.shrink_to(self.table.len() * 2, |few| {
-                    few.any()
-                        .and_then(|member| key_of(member))
-                        .map_or(0, |key| hasher.hash_one(key))
-                });
-            }
+            return;
         }
+        let mut rest = self.sharing.remove(&member.id()).unwrap_or_default();
+        rest.swap_remove(&member.id());
+        if let Some((_, next)) = rest.first() {
+            *first = next.clone();
+            if rest.len() > 1 {
+                self.sharing.insert(first.id(), rest);
+            }
+            return;
+        }
+        entry.remove();
+        self.give_back();
+    }
+
+    /// Returns the memory of a storm of connections that is over.
+    fn give_back(&mut self) {
+        if self.firsts.len() * 8 < self.firsts.capacity() {
+            let rehash = rehash(&self.hasher, self.key);
+            self.firsts.shrink_to(self.firsts.len() * 2, rehash);
+        }
+        if self.sharing.len() * 8 < self.sharing.capacity() {
+            self.sharing.shrink_to(self.sharing.len() * 2);
+        }
+    }
+
+    /// Returns the member of the key in `firsts`, and all that share it, if it has several.
+    fn find(&self, key: &K) -> Option<(&Arc<Member>, Option<&Sharing>)> {
+        let hash = self.hasher.hash_one(key);
+        let first = self
+            .firsts
+            .find(hash, |first| has_key(first, key, self.key))?;
+        Some((first, self.sharing.get(&first.id())))
     }
 
     /// Calls `visit` for every member with the key.
     pub(super) fn visit(&self, key: &K, mut visit: impl FnMut(&Arc<Member>)) {
-        let hash = self.hasher.hash_one(key);
-        match self.table.find(hash, |few| has_key(few, key, self.key)) {
+        match self.find(key) {
             None => {}
-            Some(Few::One(member)) => visit(member),
-            Some(Few::Many(members)) => members.values().for_each(visit),
+            Some((only, None)) => visit(only),
+            Some((_, Some(sharing))) => sharing.values().for_each(visit),
         }
     }
 
     /// Returns the number of members with the key.
     pub(super) fn count(&self, key: &K) -> usize {
-        let hash = self.hasher.hash_one(key);
-        match self.table.find(hash, |few| has_key(few, key, self.key)) {
-            None => 0,
-            Some(Few::One(_)) => 1,
-            Some(Few::Many(members)) => members.len(),
-        }
+        let found = self.find(key);
+        found.map_or(0, |(_, sharing)| sharing.map_or(1, Sharing::len))
     }
 
     /// Returns one member of every key.
     pub(super) fn one_each(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.table.iter().filter_map(Few::any)
+        self.firsts.iter()
     }
 }
 
-fn has_key<K: Eq>(few: &Few, key: &K, key_of: fn(&Member) -> Option<K>) -> bool {
-    few.any().and_then(|member| key_of(member)).as_ref() == Some(key)
+/// The table stores no hashes, so growing it hashes the key of each entry again.
+fn rehash<K: Hash>(
+    hasher: &RandomState,
+    key_of: fn(&Member) -> Option<K>,
+) -> impl Fn(&Arc<Member>) -> u64 {
+    move |first| key_of(first).map_or(0, |key| hasher.hash_one(key))
+}
+
+fn has_key<K: Eq>(first: &Member, key: &K, key_of: fn(&Member) -> Option<K>) -> bool {
+    key_of(first).as_ref() == Some(key)
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub(super) async fn open(
         return Err(refusal.into());
     }
     if !route.consumer.reads_claims {
-        scope.claims = PackedObject::none();
+        scope.claims = None;
     }
     registration.replace_oldest();
     let user = scope.user.as_ref();
@@ -165,10 +165,10 @@ async fn register(
     let scope = Scope {
         of_tenant: tenant.scope.clone(),
         user,
-        claims: match tenant.parts[*route].needs_claims() {
-            true => PackedObject::new(token.map_or("{}", |token| &token.claims)),
-            false => PackedObject::none(),
-        },
+        claims: tenant.parts[*route].needs_claims().then(|| {
+            let claims = token.map_or("{}", |token| &token.claims);
+            Box::new(PackedObject::new(claims))
+        }),
         client: match admitted.client {
             IpAddr::V4(address) => address.to_ipv6_mapped(),
             IpAddr::V6(address) => address,

@@ -129,7 +129,7 @@ fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
                 channel_prefix: "".into(),
             }),
             user: Some(Arc::new(user)),
-            claims: PackedObject::new("{}"),
+            claims: Some(Box::new(PackedObject::new("{}"))),
             client: Ipv4Addr::LOCALHOST.to_ipv6_mapped(),
             member,
         },
@@ -442,7 +442,7 @@ fn a_refresh_shows_the_consumer_the_new_claims_and_a_refusal_shows_it_nothing() 
     done().tell(&mut ready.scope, &member, &relay);
     assert_eq!(ready.scope.claim("role"), Some("admin".into()));
     // A consumer that reads no claims keeps none.
-    ready.scope.claims = PackedObject::none();
+    ready.scope.claims = None;
     done().tell(&mut ready.scope, &member, &relay);
     assert_eq!(ready.scope.claim("role"), None);
     assert!(!member.outbound().is_closing());
@@ -463,7 +463,7 @@ fn an_idle_connection_is_small() {
         future_size(Connection::run)
     );
     assert!(
-        size_of::<ReadySocket>() <= 192,
+        size_of::<ReadySocket>() <= 160,
         "{}",
         size_of::<ReadySocket>()
     );

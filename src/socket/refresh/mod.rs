@@ -203,8 +203,8 @@ impl RefreshOutcome {
         let result = match self {
             Self::Done { user, token } => {
                 scope.user = Some(user);
-                if !scope.claims.is_none() {
-                    scope.claims = PackedObject::new(&token.claims);
+                if let Some(claims) = &mut scope.claims {
+                    **claims = PackedObject::new(&token.claims);
                 }
                 answer(frame::refreshed(token.expires_at));
                 REFRESHED
