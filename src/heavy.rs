@@ -1,12 +1,14 @@
 //! Work that takes a processor for milliseconds: reading and writing events of many values.
 //!
 //! An event of 1 MB with 200,000 numbers takes 20 ms each time it is read or written, and a thread of the runtime that does it
-//! serves no other tenant meanwhile. Here such work leaves the thread to the other tasks and goes on beside it, so that the system
-//! shares the processor between both. One such work runs at a time, so that many of them take no more than that share.
+//! serves no other tenant meanwhile. Here such work runs in a thread of its own, at a lower priority: the system gives a processor to
+//! the runtime's threads as soon as one of them has something to do. One such work runs at a time, so that many of them take no more
+//! than one share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::ReentrantMutex;
+use parking_lot::Mutex;
+use rustix::process::setpriority_process;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -21,7 +23,11 @@ const MOST_WAITING: usize = 64;
 /// Bodies of calls that are read at once. The others wait without a thread, since threads keep memory.
 const READ_AT_ONCE: usize = 2;
 
-static TURN: ReentrantMutex<()> = ReentrantMutex::new(());
+/// The `nice` value of a thread with heavy work. It has a tenth of a processor that the runtime's threads use up, so that the work
+/// still ends.
+const NICE: i32 = 10;
+
+static TURN: Mutex<()> = Mutex::new(());
 static READING: Semaphore = Semaphore::const_new(READ_AT_ONCE);
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
@@ -36,7 +42,7 @@ pub async fn reading_turn(bytes: usize) -> Option<SemaphorePermit<'static>> {
 
 /// Does `work` on this task, and beside the other tasks of the thread if it is heavy. Outside a runtime of several threads, as in the
 /// command line, it only does it.
-pub fn heavy<R>(is_heavy: bool, work: impl FnOnce() -> R) -> R {
+pub fn heavy<R: Send>(is_heavy: bool, work: impl FnOnce() -> R + Send) -> R {
     let is_shared = || {
         let runtime = Handle::try_current();
         runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
@@ -50,8 +56,22 @@ pub fn heavy<R>(is_heavy: bool, work: impl FnOnce() -> R) -> R {
     }
     tokio::task::block_in_place(|| {
         let _turn = TURN.lock();
-        work()
+        nicely(work)
     })
+}
+
+/// Does `work` in a thread with the value [`NICE`], and waits for it. A thread cannot take its priority back, so that one of the
+/// runtime would keep it. The work sees no runtime, so that heavy work within it does not wait for its own turn.
+fn nicely<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let done = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // Refused where the process has a lower priority already.
+            setpriority_process(None, NICE).ok();
+            work()
+        });
+        thread.join()
+    });
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A place among those that wait or work.
@@ -80,6 +100,8 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use rustix::process::getpriority_process;
+
     use super::*;
 
     /// Before, the second task got its turn after the work.
@@ -92,7 +114,7 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let others = runtime.spawn(async move {
             tokio::spawn(async move { tell.send(()) });
-            heavy(true, || told.recv_timeout(Duration::from_secs(20)))
+            heavy(true, move || told.recv_timeout(Duration::from_secs(20)))
         });
         let heard = runtime.block_on(others).unwrap();
         assert_eq!(heard, Ok(()));
@@ -118,6 +140,32 @@ mod tests {
         for task in tasks {
             runtime.block_on(task).unwrap();
         }
+    }
+
+    #[test]
+    fn heavy_work_has_a_lower_priority_and_leaves_that_of_the_runtime() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        let nice = || getpriority_process(None).unwrap();
+        let before = nice();
+        let task = runtime.spawn(async move { (heavy(true, nice), nice()) });
+        let (within, after) = runtime.block_on(task).unwrap();
+        assert_eq!((within, after), (before.max(NICE), before));
+    }
+
+    #[test]
+    fn a_panic_of_heavy_work_is_the_callers() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        let task = runtime.spawn(async { heavy(true, || panic!("of the work")) });
+        let panic = runtime.block_on(task).unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref(), Some(&"of the work"));
+        let task = runtime.spawn(async { heavy(true, || 7) });
+        assert_eq!(runtime.block_on(task).unwrap(), 7);
     }
 
     #[tokio::test]

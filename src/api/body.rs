@@ -73,7 +73,7 @@ impl FromRequest<ApiState> for NoBody {
 /// the object.
 pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
+impl<T: DeserializeOwned + Send> FromRequest<ApiState> for JsonBody<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, Response> {
@@ -102,7 +102,7 @@ fn refused_repeats(keys: &[String]) -> Response {
 }
 
 /// Parses a JSON object. Refuses an array, which serde would read as the members in their order.
-pub(super) fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> Option<T> {
+pub(super) fn object<'j, T: Deserialize<'j> + Send>(json: &'j [u8]) -> Option<T> {
     let is_object = json.trim_ascii_start().starts_with(b"{");
     is_object.then(|| {
         let is_heavy = json.len() >= HEAVY_BYTES;
