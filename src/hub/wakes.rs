@@ -3,7 +3,8 @@
 //! thread has time for other work.
 //!
 //! On a busy thread each turn would wait for everything that others have to do, and the event of a quiet tenant for a flood
-//! as often as it has turns. There all sockets are woken at once.
+//! as often as it has turns. There all sockets are woken at once, and so are those that are left when the turns have taken
+//! longer than the sockets need: a flood of others may also fill less than half of a thread.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -15,6 +16,8 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 
 use crate::tasks;
 
+/// The time of the turns of an event, for each of its sockets: twice what a write takes.
+const TURNS: Duration = Duration::from_micros(10);
 /// The share of their time that busy threads work.
 const BUSY: f64 = 0.7;
 /// The shortest time over which it is measured: one flood lasts, and a burst of a few events does not.
@@ -56,17 +59,22 @@ pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
     GATHERED.take().unwrap_or_default()
 }
 
-/// Wakes so many tasks at a time: the first ones now, and the others in turns with all other work. Does not wait for them.
+/// Wakes so many tasks at a time: the first ones now, and the others in turns with all other work, until the time for that is
+/// over. Does not wait for them.
 pub(super) fn wake_in_turns(wakers: Vec<Waker>, at_a_time: usize) {
+    let most = TURNS * u32::try_from(wakers.len()).unwrap_or(u32::MAX);
     let mut wakers = wakers.into_iter();
     wakers.by_ref().take(at_a_time).for_each(Waker::wake);
     if wakers.len() == 0 {
         return;
     }
     tasks::brief(async move {
+        let began = tokio::time::Instant::now();
         while wakers.len() > 0 {
             tokio::task::yield_now().await;
-            wakers.by_ref().take(at_a_time).for_each(Waker::wake);
+            let is_over = began.elapsed() >= most;
+            let count = if is_over { wakers.len() } else { at_a_time };
+            wakers.by_ref().take(count).for_each(Waker::wake);
         }
     });
 }
@@ -173,7 +181,7 @@ mod tests {
         assert_eq!(count.woken(), 4);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn other_work_has_its_turn_between_the_sockets_of_an_event() {
         let count = Arc::new(Count::default());
         wake_in_turns(count.wakers(23).collect(), 8);
@@ -186,6 +194,20 @@ mod tests {
         assert_eq!(steps, [8, 16, 23]);
         wake_in_turns(count.wakers(1).collect(), 8);
         assert_eq!(count.woken(), 24);
+    }
+
+    /// Before, each of the turns waited for all work of others, however long that took.
+    #[tokio::test(start_paused = true)]
+    async fn the_turns_of_an_event_end_when_others_take_long() {
+        let count = Arc::new(Count::default());
+        wake_in_turns(count.wakers(100).collect(), 8);
+        let mut steps = vec![count.woken()];
+        while count.woken() < 100 {
+            tokio::time::advance(Duration::from_micros(400)).await;
+            steps.push(count.woken());
+        }
+        steps.dedup();
+        assert_eq!(steps, [8, 16, 24, 100]);
     }
 
     #[test]
