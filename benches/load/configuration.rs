@@ -11,8 +11,8 @@ use crate::world::{API_KEY, EXTRA_GROUPS, KEY, LOCAL_TTL, SEALING_KEY, Setup, Wo
 impl World {
     /// Writes the configuration; `ports` are those of sockets, admin and API.
     pub(crate) fn configuration(&self, ports: [Option<u16>; 3], setup: &Setup) -> String {
-        let sqlite = || format!("sqlite://{}/users.sqlite3", self.dir.path().display());
-        let database = setup.database.clone().unwrap_or_else(sqlite);
+        let database = setup.database.clone();
+        let database = database.unwrap_or_else(|| self.users_database());
         let extra = |prefix: &str, suffix: &str| {
             let groups = (0..EXTRA_GROUPS).map(|i| format!(", \"{prefix}{i:02}{suffix}\""));
             groups.collect::<String>()

@@ -1,5 +1,6 @@
 //! The floor of concurrent connects: the least work of a server that admits only valid tokens. It accepts, parses the
-//! head, verifies the HMAC, reads the claims, sends one MGET of five keys, and writes the 101.
+//! head, verifies the HMAC, reads the claims, sends one MGET of five keys, and writes the 101. With a database it also reads
+//! each user there, and writes the record to Redis, as a connect must whose user is in no cache.
 //!
 //! It checks no claim, host, origin or user, keeps no index, and counts nothing. It has one worker, as the gateway.
 
@@ -14,40 +15,51 @@ use sha1::{Digest, Sha1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use self::users::Users;
 use crate::floor::{self, keys_of};
 use crate::process::Process;
 use crate::world::KEY;
 
+mod users;
+
 /// The first argument of this program when it is this floor.
 pub(crate) const CONNECT_FLOOR: &str = "__connect_floor";
 
-/// Starts the floor beside the Redis at `redis_port`; returns the process and its port.
-pub(crate) fn start(redis_port: u16) -> Result<(Process, u16)> {
-    floor::start_server(CONNECT_FLOOR, redis_port)
+/// Starts the floor beside the Redis at `redis_port`, with the URL of the users' database if it is to read them; returns the
+/// process and its port.
+pub(crate) fn start(redis_port: u16, database: Option<&str>) -> Result<(Process, u16)> {
+    let port = redis_port.to_string();
+    let mut arguments = vec![CONNECT_FLOOR, &port];
+    arguments.extend(database);
+    floor::start_server(&arguments)
 }
 
 /// The main function of the floor process.
-pub(crate) fn run(redis_port: u16) -> Result<()> {
+pub(crate) fn run(redis_port: u16, database: Option<String>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     // The accept loop runs on the worker, as the gateway's does.
-    runtime.block_on(async move { tokio::spawn(serve(redis_port)).await? })
+    runtime.block_on(async move { tokio::spawn(serve(redis_port, database)).await? })
 }
 
-async fn serve(redis_port: u16) -> Result<()> {
+async fn serve(redis_port: u16, database: Option<String>) -> Result<()> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{redis_port}/0"))?;
     let link = client.get_multiplexed_async_connection().await?;
+    let users = match database {
+        Some(url) => Some(Users::open(&url, link.clone()).await?),
+        None => None,
+    };
     let key = hmac::Key::new(hmac::HMAC_SHA256, KEY.as_bytes());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?.port());
     loop {
         let (stream, _) = listener.accept().await?;
-        let (link, key) = (link.clone(), key.clone());
+        let (link, users, key) = (link.clone(), users.clone(), key.clone());
         tokio::spawn(async move {
             // An error needs no report here: the client fails the run.
-            connect(stream, link, key).await.ok();
+            connect(stream, link, users, key).await.ok();
         });
     }
 }
@@ -55,6 +67,7 @@ async fn serve(redis_port: u16) -> Result<()> {
 async fn connect(
     mut stream: TcpStream,
     mut link: MultiplexedConnection,
+    users: Option<Users>,
     key: hmac::Key,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
@@ -72,6 +85,9 @@ async fn connect(
     command.arg(&keys_of(&user, &jti));
     let answers: Vec<Option<Vec<u8>>> = command.query_async(&mut link).await?;
     ensure!(answers.len() == 5, "{} answers", answers.len());
+    if let Some(users) = users {
+        users.read(user.parse()?).await?;
+    }
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {accept}\r\n\r\n"

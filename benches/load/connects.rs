@@ -19,6 +19,9 @@ type Floor<'f> = (&'f Process, u16);
 
 /// The words about the floor in the notes.
 const FLOOR: &str = "the floor is a plain loop on tokio with one worker";
+/// The same for users that are not cached.
+const FLOOR_WITH_USERS: &str = "the floor is the same loop, which reads the users of the connects that wait in one statement \
+                                and writes their records to Redis";
 
 /// The state of the user caches before a measurement.
 #[derive(Clone, Copy)]
@@ -32,7 +35,7 @@ impl Stage<'_> {
     pub(crate) fn connects(&mut self) -> Result<Vec<Row>> {
         // The first connect of the users reads the database and fills Redis.
         self.gateway_at_once(Users::InDatabase)?;
-        let (floor, port) = connect_floor::start(self.world.redis_port)?;
+        let (floor, port) = connect_floor::start(self.world.redis_port, None)?;
         let floor = (&floor, port);
         let mut rows = vec![self.one_by_one(floor)?];
         rows.extend(self.at_once(
@@ -43,6 +46,9 @@ impl Stage<'_> {
                 "connects, 64 at a time, users cached",
             ],
         )?);
+        let database = self.world.users_database();
+        let (floor, port) = connect_floor::start(self.world.redis_port, Some(&database))?;
+        let floor = (&floor, port);
         rows.extend(self.at_once(
             floor,
             Users::InDatabase,
@@ -102,7 +108,11 @@ impl Stage<'_> {
             busy[0].0.push(bare.busy_percent());
             busy[1].0.push(ours.busy_percent());
         }
-        rows[0].note = format!("{}; {FLOOR}", self.note_on_users(before)?);
+        let floor = match users {
+            Users::InRedis => FLOOR,
+            Users::InDatabase => FLOOR_WITH_USERS,
+        };
+        rows[0].note = format!("{}; {floor}", self.note_on_users(before)?);
         rows[1].note = format!(
             "the gateway's core {:.0} % busy, the floor's {:.0} %",
             busy[1].median(),

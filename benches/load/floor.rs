@@ -79,16 +79,14 @@ fn read_line(reader: &mut impl BufRead) -> Result<String> {
 
 /// Starts the stand-in for the gateway; returns the process and its port.
 pub(crate) fn start_relay(redis_port: u16) -> Result<(Process, u16)> {
-    start_server(RELAY, redis_port)
+    start_server(&[RELAY, &redis_port.to_string()])
 }
 
-/// Starts this program as the server `role`, which prints its port when it listens.
-pub(crate) fn start_server(role: &str, redis_port: u16) -> Result<(Process, u16)> {
+/// Starts this program as the server that these arguments name; it prints its port when it listens.
+pub(crate) fn start_server(arguments: &[&str]) -> Result<(Process, u16)> {
     let program = std::env::current_exe()?;
     let mut process = Process::spawn(SERVER_CORE, &program, |command| {
-        command
-            .args([role, &redis_port.to_string()])
-            .stdout(Stdio::piped())
+        command.args(arguments).stdout(Stdio::piped())
     })?;
     let stdout = process.child().stdout.take().context("no stdout")?;
     let port = read_line(&mut std::io::BufReader::new(stdout))?.parse()?;

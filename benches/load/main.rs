@@ -119,7 +119,10 @@ fn main() -> Result<()> {
         [nuisance::NUISANCE, kind, redis, port, api] => {
             nuisance::run(kind, [redis.parse()?, port.parse()?, api.parse()?])
         }
-        [connect_floor::CONNECT_FLOOR, port] => connect_floor::run(port.parse()?),
+        [connect_floor::CONNECT_FLOOR, port] => connect_floor::run(port.parse()?, None),
+        [connect_floor::CONNECT_FLOOR, port, database] => {
+            connect_floor::run(port.parse()?, Some(database.to_string()))
+        }
         [floor::RELAY, port] => floor::relay(port.parse()?),
         // `cargo test` runs this program without `--bench`. Measuring takes minutes and a quiet machine.
         [] => {

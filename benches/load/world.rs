@@ -246,6 +246,11 @@ impl World {
         Ok(())
     }
 
+    /// Returns the URL of the users' database.
+    pub(crate) fn users_database(&self) -> String {
+        format!("sqlite://{}/users.sqlite3", self.dir.path().display())
+    }
+
     /// Returns the CPU time of all that shares the load core: Redis and this program.
     pub(crate) fn load_cpu(&self) -> Result<[CpuReading; 2]> {
         Ok([self.redis.cpu()?, CpuReading::of(std::process::id())?])
