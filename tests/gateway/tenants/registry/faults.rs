@@ -324,3 +324,21 @@ async fn a_secret_that_was_written_as_plain_text_is_hidden_and_kept() {
     assert_eq!(mistake["key"], "users.database", "{refused:?}");
     assert!(!refused.body.contains("hunter2"), "{refused:?}");
 }
+
+/// Before, such a replica confirmed the change, and refused the tenant's clients.
+#[tokio::test]
+async fn a_replica_without_the_registry_is_missing_and_not_confirmed() {
+    let redis = RedisServer::start().await;
+    let other = gateway().redis(&redis.url()).tenant("file");
+    let _without = other.start().await;
+    let store = Store::postgres().await;
+    let with = store.gateway().redis(&redis.url()).start().await;
+    let (acme, document) = registered("acme").await;
+    let made = call_with(&with, "PUT", &acme, ("If-None-Match", "*"), &document).await;
+    assert_eq!(made.status, 201);
+    let replicas = &made.json()["replicas"];
+    assert_eq!([&replicas["expected"], &replicas["confirmed"]], [2, 1]);
+    assert_eq!(replicas["missing"].as_array().map(Vec::len), Some(1));
+    let alice = with.replica().dial(&acme, CHAT).token(&acme.token(ALICE));
+    alice.open().await;
+}
