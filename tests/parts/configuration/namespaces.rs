@@ -48,9 +48,44 @@ fn tenants_of_one_project_that_take_each_others_tokens_warn() {
         ("", from_claims, true),
     ] {
         let warned = two(APART, token, users).expect("is valid");
-        let line = "tenants.globex.token: it takes tokens of tenant acme";
+        let line = "tenants.globex.token: one of it and of tenant acme takes tokens of the other";
         assert_eq!(warned.contains(line), told, "{token} {users:?}: {warned}");
         assert!(!warned.contains(KEY), "{warned}");
+    }
+}
+
+/// Before, the warning came only where both lacked the rule.
+#[test]
+fn a_schema_without_the_rule_of_the_others_warns() {
+    let apart = "claims = { schema = 'NAME' }";
+    for (tokens, told) in [
+        ([apart, apart, apart], false),
+        (["", apart, apart], true),
+        ([apart, apart, ""], true),
+        ([apart, "claims = { region = 'eu' }", apart], true),
+        // What tells the third one apart is a rule that all have.
+        (
+            [
+                "audience = \"NAME\"\nclaims = { schema = 'NAME' }",
+                "audience = \"NAME\"\nclaims = { schema = 'NAME' }",
+                "audience = \"NAME\"",
+            ],
+            false,
+        ),
+    ] {
+        let mut text = "[redis]\nurl = \"redis://h\"\n".to_owned();
+        for (name, token) in ["acme", "globex", "initech"].into_iter().zip(tokens) {
+            let layer = format!(", namespace = \"{name}.\"");
+            let users = format!("{DATABASE}\ntable = \"{name}.auth_user\"");
+            text += &tenant(name, &layer, &token.replace("NAME", name), &users);
+        }
+        let loaded = Folder::new(&text).load(&[]).expect("is valid");
+        let warned = warnings(&loaded);
+        assert_eq!(
+            warned.contains("takes tokens of the other"),
+            told,
+            "{tokens:?}: {warned}"
+        );
     }
 }
 
