@@ -31,6 +31,17 @@ fn run(block: &str, redis: &RedisServer, folder: &Path) {
     run_block(block, &before, folder);
 }
 
+/// Returns the end and the value of each key.
+async fn stored(redis: &RedisServer, keys: &[String]) -> Vec<(i64, String)> {
+    let mut found = Vec::new();
+    for key in keys {
+        let end = redis.command(&["PEXPIRETIME", key]).await;
+        found.push((end, redis.command(&["GET", key]).await));
+    }
+    found
+}
+
+/// A key with a space was read as two words, and the suspension of a tenant was not saved.
 #[tokio::test]
 async fn the_pages_commands_bring_a_lost_denylist_back() {
     let redis = RedisServer::start().await;
@@ -46,11 +57,14 @@ async fn the_pages_commands_bring_a_lost_denylist_back() {
     let body = format!(r#"{{"user_id":"{ALICE}"}}"#);
     let answer = replica.api(&gateway.api_key, "POST", &path, &body).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let key = tenant.redis_key(&format!("deny:user:{ALICE}"));
-    let before: (i64, String) = (
-        redis.command(&["PEXPIRETIME", &key]).await,
-        redis.command(&["GET", &key]).await,
-    );
+    let keys = [
+        tenant.redis_key(&format!("deny:user:{ALICE}")),
+        tenant.redis_key("deny:jti:two \"words\" "),
+        "lockgate:suspended:state".to_owned(),
+    ];
+    let () = redis.command(&["SET", &keys[1], "1", "EX", "600"]).await;
+    let () = redis.command(&["SET", &keys[2], "suspended"]).await;
+    let before = stored(&redis, &keys).await;
 
     let folder = tempfile::tempdir().unwrap();
     run("--scan", &redis, folder.path());
@@ -59,11 +73,7 @@ async fn the_pages_commands_bring_a_lost_denylist_back() {
     drop(open(&revoked).open().await);
     run("PXAT", &redis, folder.path());
 
-    let after: (i64, String) = (
-        redis.command(&["PEXPIRETIME", &key]).await,
-        redis.command(&["GET", &key]).await,
-    );
-    assert_eq!(after, before);
+    assert_eq!(stored(&redis, &keys).await, before);
     Problem::new(401, "token_revoked").is(&open(&revoked).refused().await, &tenant.name);
     open(&other).open().await;
 }
@@ -99,7 +109,7 @@ async fn the_denylist_of_a_cluster_is_saved_and_put_back() {
     }
     let open = |token: &str| replica.dial(tenant, "/ws/chat/lobby/").token(token);
     drop(open(&tokens[0]).open().await);
-    run_block("done < cluster-denylist.txt", &before, folder.path());
+    run_block("cluster-denylist.txt |", &before, folder.path());
     for token in &tokens {
         Problem::new(401, "token_revoked").is(&open(token).refused().await, &tenant.name);
     }
