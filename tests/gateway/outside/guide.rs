@@ -15,7 +15,7 @@ use crate::support::{Database, Gateway, PATIENCE, eventually, gateway};
 const GUIDE: &str = include_str!("../../../docs/moving-from-channels.md");
 const CLIENT: &str = include_str!("../../../clients/js/index.js");
 const ROOM: &str = "/chat/lobby/";
-const LOGIN: &str = "/accounts/login/";
+const LOGIN: &str = "/admin/login/";
 
 /// The answer of the site to a request for a token.
 #[derive(Clone, Debug)]
