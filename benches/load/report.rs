@@ -221,7 +221,11 @@ pub(crate) fn table<const N: usize>(
     rows: impl Iterator<Item = [String; N]>,
     markdown: bool,
 ) {
-    let rows: Vec<[String; N]> = rows.collect();
+    // Redis names a subcommand `CLIENT|SETNAME`, and a bare `|` ends a cell.
+    let bar = if markdown { "\\|" } else { "|" };
+    let rows: Vec<[String; N]> = rows
+        .map(|cells| cells.map(|cell| cell.replace('|', bar)))
+        .collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or(0).max(head[column].chars().count())

@@ -148,7 +148,8 @@ table! {
         /// Events of sockets without a user into groups per second; over it such a socket is closed with 4013. The rest of
         /// `publishes_per_second` is left for users and the API. 0: half of `publishes_per_second`.
         pub anonymous_publishes_per_second: u32 as count(0) => 0,
-        /// Calls of the management API per second, a large body counting as several; over it 429. 0: no limit.
+        /// Calls of the management API per second with the tenant's own keys, all together, a large body counting as several; over it
+        /// 429. An operator's key has `api.calls_per_second` instead. 0: no limit.
         pub api_calls_per_second: u32 as count(0) => 1000,
         /// Messages of the tenant's control channel per second, and as many answers; long messages and lists count as several. What
         /// is over it is dropped and counted, but never a `revoke`, `invalidate`, `suspend` or `resume`. 0: no limit.

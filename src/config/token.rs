@@ -105,7 +105,8 @@ table! {
         pub algorithm: String as Text => String::new(),
         /// The id by which a token's header may name the key.
         pub kid: Option<String> as Optional(Text) => None,
-        /// For HS256, HS384 and HS512: the shared key, used as UTF-8 text; at least 32 bytes.
+        /// For HS256, HS384 and HS512: the shared key, used as UTF-8 text. Under 32 bytes is a warning, because such a
+        /// key can be guessed from a token.
         pub signing_key: Option<Secret> as Optional(SecretText) => None,
         /// For all other algorithms: the public key as PEM.
         pub verifying_key: Option<Secret> as Optional(SecretText) => None,
@@ -116,7 +117,8 @@ table! {
     /// The keys of the single form, which stand beside those of [`TokenConfig`].
     #[derive(Clone, Debug, PartialEq)]
     pub(super) struct SingleKey {
-        /// The shared key of HS256, HS384 and HS512, used as UTF-8 text; at least 32 bytes.
+        /// The shared key of HS256, HS384 and HS512, used as UTF-8 text. Under 32 bytes is a warning, because such a
+        /// key can be guessed from a token.
         pub signing_key: Option<Secret> as Optional(SecretText) => None,
         /// The public key of all other algorithms, as PEM.
         pub verifying_key: Option<Secret> as Optional(SecretText) => None,
