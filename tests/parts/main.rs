@@ -11,6 +11,7 @@ mod command_line;
 mod configuration;
 mod documentation;
 mod frames;
+mod fuzzing;
 mod tasks;
 mod tokens;
 mod users;
