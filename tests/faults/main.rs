@@ -20,6 +20,7 @@ mod accounting;
 mod checker;
 mod fault;
 mod field;
+mod holdings;
 mod judge;
 mod options;
 mod play;

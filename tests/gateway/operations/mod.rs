@@ -13,6 +13,7 @@ mod doctor_history;
 mod drain;
 mod explain;
 mod group_calls;
+mod leaks;
 mod machine;
 mod metrics;
 mod replicas;
