@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::checker::{
-    Account, Micros, Session, account, latencies, quantile, recoveries, survivors, unwanted_ends,
+    Account, Micros, Sent, Session, account, latencies, quantile, recoveries, survivors,
+    unwanted_ends,
 };
 use crate::field::{CALM, Connect, Field, HURT};
+use crate::noise::Waits;
 use crate::play::{Gaps, Times, groups, sessions, staying, told};
 use crate::row::Row;
 
-/// The bound of the calm tenant's p99 while another tenant is hurt. Loose, since other programs share the cores; the report
-/// has the figure.
+/// The bound of a p99 in every form. Loose, since other programs share the cores; `noise` has the rule of the long form.
 const LOOSE: Micros = 3_000_000;
 
 /// The figures of a row, and what was wrong.
@@ -27,10 +28,19 @@ pub(crate) struct Outcome {
     pub(crate) connects: [usize; 2],
     /// From the end of the fault to events at the clients of `hurt`: p50 and maximum.
     pub(crate) recovery: [Micros; 2],
-    /// The p99 of `calm` before the fault, and from its beginning to the recovery.
-    pub(crate) p99: [Micros; 2],
+    /// The events of `calm` before the fault, and from its beginning on: to the recovery, and for as long as before at least.
+    pub(crate) waits: Waits,
+    /// The ratio of each play of the row.
+    pub(crate) ratios: Vec<f64>,
     pub(crate) took: Duration,
     pub(crate) breaches: Vec<String>,
+}
+
+impl Outcome {
+    /// The p99 of `calm` during the fault, in units of that before; `None` of too few events.
+    pub(crate) fn ratio(&self) -> Option<f64> {
+        self.waits.ratio()
+    }
 }
 
 /// Judges the log of a run.
@@ -51,18 +61,37 @@ pub(crate) fn judge(field: &Field, row: &Row, times: Times, gaps: [Gaps; 2]) -> 
     elsewhere(&mut outcome, field, &sessions, times);
     counted(&mut outcome, &sessions, gaps);
     recovery(&mut outcome, field, &sessions, row, times);
-    let until = times.recovered.unwrap_or(times.over);
-    let of_calm = || sessions.iter().filter(|session| session.tenant == CALM);
-    outcome.p99 = [(times.loaded, times.begun), (times.begun, until)]
-        .map(|(from, until)| quantile(&latencies(of_calm(), &groups, from, until), 0.99));
-    if !row.must.calm_too && outcome.p99[1] > LOOSE {
-        let seconds = outcome.p99[1] as f64 / 1e6;
-        let text = format!("the calm tenant waited: p99 {seconds:.2} s");
-        outcome.breaches.push(text);
-    }
+    waits(&mut outcome, &sessions, &groups, row, times);
     sockets(&mut outcome, field, &sessions, row, times);
     connects(&mut outcome, &field.log.connects.lock(), row, times);
     outcome
+}
+
+/// The times of the calm tenant's events.
+fn waits(
+    outcome: &mut Outcome,
+    sessions: &[Session],
+    groups: &[Vec<Sent>],
+    row: &Row,
+    times: Times,
+) {
+    let sides = [
+        (times.loaded, times.begun),
+        (times.begun, times.during_until()),
+    ];
+    for (side, (from, until)) in sides.into_iter().enumerate() {
+        let of_calm = sessions.iter().filter(|session| session.tenant == CALM);
+        let found = latencies(of_calm, groups, from, until);
+        outcome.waits.p99[side] = quantile(&found, 0.99);
+        outcome.waits.arrivals[side] = found.len();
+    }
+    outcome.ratios.extend(outcome.ratio());
+    let during = outcome.waits.p99[1];
+    if !row.must.calm_too && during > LOOSE {
+        let seconds = during as f64 / 1e6;
+        let text = format!("the calm tenant waited: p99 {seconds:.2} s");
+        outcome.breaches.push(text);
+    }
 }
 
 /// Events of both tenants.

@@ -1,11 +1,12 @@
 //! The suite of faults: every fault that the gateway is known to meet, under load, with an account of every event and socket.
 //!
-//! `tests/faults/run [--list] [--rows 1,12,41] [--long] [--jobs N] [--write] [--accounting [--clients N]] [--soak 10m [--seed N]]`
+//! `tests/faults/run [--list] [--rows 1,12,41] [--long] [--jobs N] [--gateway BIN] [--write] [--accounting [--clients N]]
+//! [--soak 10m [--seed N]]`
 //!
 //! Two replicas serve two tenants. One tenant's Redis, database, clients or network fail; the other's do not. Numbered events
 //! are published, tokens revoked, and sockets opened all the time. `checker` accounts for the log afterwards. The short form
-//! is a step of `tests/run`; the long form has 500 clients and longer faults. `--write` puts its table into the page of
-//! guarantees. `--accounting [--long]` is the account of clients that come back to groups with history; `--rows` names its runs
+//! is a step of `tests/run`; the long form has 500 clients and longer faults, and judges how long events of the other tenant take.
+//! `--write` puts its table into the page of guarantees. `--accounting [--long]` is the account of clients that come back to groups with history; `--rows` names its runs
 //! then. The soak plays faults in random order on the same servers, and looks for leaks at its end.
 #![allow(
     clippy::unwrap_used,
@@ -22,12 +23,14 @@ mod fault;
 mod field;
 mod holdings;
 mod judge;
+mod noise;
 mod options;
 mod play;
 mod publish;
 mod report;
 mod row;
 mod rows;
+mod series;
 mod soak;
 mod stage;
 
@@ -41,7 +44,7 @@ use tokio::task::{JoinSet, spawn_local};
 
 use crate::field::Size;
 use crate::options::Options;
-use crate::report::Played;
+use crate::report::{Played, tell};
 use crate::row::{Row, Why};
 
 fn main() -> ExitCode {
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(binary) = options.gateway.clone() {
+        stage::GATEWAY.set(binary).expect("it is set once");
+    }
     every_number_is_there();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -132,9 +138,38 @@ fn rows_of(options: &Options) -> Vec<Row> {
 /// the cores. What the account of events says is final.
 async fn run(options: &Options) -> bool {
     let started = Instant::now();
+    let mut rows = rows_of(options);
+    if options.size.long {
+        rows = series::interleaved(rows);
+    }
+    let all = play_all(rows, options).await;
+    let (all, noise) = match options.size.long {
+        true => series::judged(all, options.size).await,
+        false => (all, None),
+    };
+    let failed = all
+        .iter()
+        .filter(|played| !report::breaches(played).is_empty());
+    let failed = failed.count();
+    println!(
+        "faults: {} rows played, {failed} failed, {} s",
+        all.len(),
+        started.elapsed().as_secs()
+    );
+    if options.write {
+        let rule = noise.map_or_else(String::new, |noise| format!(" {}", noise.words()));
+        let circumstances = options.circumstances() + &rule;
+        let table = report::markdown(&all, &circumstances);
+        report::write(&table).expect("the page can be written");
+    }
+    failed == 0
+}
+
+/// The plays of all rows, in their order.
+async fn play_all(rows: Vec<Row>, options: &Options) -> Vec<Played> {
     let places = Arc::new(Semaphore::new(options.jobs));
     let mut playing = JoinSet::new();
-    for (place, row) in rows_of(options).into_iter().enumerate() {
+    for (place, row) in rows.into_iter().enumerate() {
         let (places, size) = (Arc::clone(&places), options.size);
         playing.spawn_local(async move {
             let _place = places.acquire().await.expect("never closed");
@@ -154,21 +189,7 @@ async fn run(options: &Options) -> bool {
             tell(again);
         }
     }
-    let all: Vec<Played> = all.into_values().collect();
-    let failed = all
-        .iter()
-        .filter(|played| !report::breaches(played).is_empty());
-    let failed = failed.count();
-    println!(
-        "faults: {} rows played, {failed} failed, {} s",
-        all.len(),
-        started.elapsed().as_secs()
-    );
-    if options.write {
-        let table = report::markdown(&all, &options.circumstances());
-        report::write(&table).expect("the page can be written");
-    }
-    failed == 0
+    all.into_values().collect()
 }
 
 /// Plays a row in a task of its own, so that a panic is the failure of this row alone.
@@ -176,13 +197,6 @@ async fn played(row: Row, size: Size) -> Played {
     let of_row = row.clone();
     let played = spawn_local(async move { play::play(&of_row, size).await }).await;
     (row, played.map_err(|error| words(error.into_panic())))
-}
-
-fn tell(played: &Played) {
-    println!("{}", report::line(played));
-    for breach in report::breaches(played) {
-        println!("   FAILED: {breach}");
-    }
 }
 
 /// The text of a panic.

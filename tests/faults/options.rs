@@ -1,5 +1,6 @@
 //! The command line of the suite.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::accounting;
@@ -17,6 +18,8 @@ pub(crate) struct Options {
     pub(crate) soak: Option<Soak>,
     /// The account of clients that come back, in place of the faults.
     pub(crate) accounting: Option<accounting::Size>,
+    /// The binary that replicas of rows and of the soak run; else the one that was built with the suite.
+    pub(crate) gateway: Option<PathBuf>,
 }
 
 /// A soak.
@@ -36,6 +39,7 @@ impl Options {
             write: false,
             soak: None,
             accounting: None,
+            gateway: None,
         };
         let mut seed = u64::from(std::process::id());
         let mut clients = None;
@@ -56,6 +60,7 @@ impl Options {
                 "--accounting" => options.accounting = Some(accounting::Size::SHORT),
                 "--clients" => clients = Some(number(argument, value()?)?),
                 "--jobs" => options.jobs = number(argument, value()?)?,
+                "--gateway" => options.gateway = Some(value()?.into()),
                 "--seed" => seed = number(argument, value()?)?,
                 "--rows" => {
                     let numbers = value()?.split(',').map(|n| number(argument, n));
@@ -70,6 +75,9 @@ impl Options {
         }
         if let Some(soak) = &mut options.soak {
             soak.seed = seed;
+        }
+        if options.accounting.is_some() && options.gateway.is_some() {
+            return Err("--gateway is for rows and the soak, not for --accounting".to_owned());
         }
         if let (Some(size), Some(clients)) = (&mut options.accounting, clients) {
             *size = size.with_clients(clients);
@@ -90,10 +98,20 @@ impl Options {
         } else {
             "release"
         };
+        let gateway = match &self.gateway {
+            Some(_) => "the gateway a binary of its own, ",
+            None => "",
+        };
+        let form = if self.size.long {
+            "--long --write"
+        } else {
+            "--write"
+        };
         format!(
-            "Commit {}: {} clients of two tenants on two replicas, {groups} groups a tenant; a {build} build on {cores} cores that clients, \
-             servers and databases share; {} at a time; load average {}.",
+            "Commit {}, `tests/faults/run {form}`, {}: {} clients of two tenants on two replicas, {groups} groups a tenant; {gateway}a \
+             {build} build on {cores} cores that clients, servers and databases share; {} at a time; load average {}.",
             commit(),
+            processor(),
             2 * clients,
             match self.jobs {
                 1 => "one row".to_owned(),
@@ -102,6 +120,16 @@ impl Options {
             load.join(" ")
         )
     }
+}
+
+/// The model of the machine's processor.
+fn processor() -> String {
+    let known = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut values = known.lines().filter_map(|line| line.split_once(": "));
+    let model = values.find(|(key, _)| key.starts_with("model name"));
+    model
+        .map_or("a processor without a name", |(_, name)| name)
+        .to_owned()
 }
 
 /// The commit that is played; `unknown` outside of a clone.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::checker::{Micros, Session};
+use crate::checker::{Micros, Seen, Session};
 use crate::field::{CALM, Field, HURT, Phase, Size};
 use crate::judge::{Outcome, judge};
 use crate::row::{Row, Sign};
@@ -16,6 +16,8 @@ use crate::support::metrics::Metrics;
 
 /// The longest wait for all clients to be there, and for a sign in the metrics.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The load before the first event that counts: publishers dial in this time.
+const WARM: Duration = Duration::from_millis(500);
 /// The load after the recovery.
 const AFTER: Duration = Duration::from_secs(1);
 /// The longest wait for what is on its way when the load ends.
@@ -37,6 +39,15 @@ pub(crate) struct Times {
     pub(crate) over: Micros,
 }
 
+impl Times {
+    /// The end of what is compared with the time before the fault: the recovery, and as long a time as before at least. A fault
+    /// that is over at once would else be judged by the events of a moment.
+    pub(crate) fn during_until(&self) -> Micros {
+        let recovered = self.recovered.unwrap_or(self.over);
+        recovered.max(self.begun + (self.begun - self.loaded))
+    }
+}
+
 /// What the metrics of each replica said of gaps, by tenant; `None` where it could not be asked.
 pub(crate) type Gaps = [[Option<f64>; 2]; 2];
 
@@ -55,6 +66,7 @@ pub(crate) async fn play_on(stage: &mut Stage, row: &Row) -> Outcome {
     field.populate(&mut stage.tasks);
     everyone_is_there(&field).await;
     field.load(&mut stage.tasks);
+    tokio::time::sleep(WARM).await;
     times.loaded = field.now();
     tokio::time::sleep(field.size.calm).await;
 
@@ -73,7 +85,8 @@ pub(crate) async fn play_on(stage: &mut Stage, row: &Row) -> Outcome {
         tokio::time::sleep(LOOK).await;
         times.recovered = has_recovered(&field, times.lifted).then(|| field.now());
     }
-    tokio::time::sleep(AFTER).await;
+    let rest = times.during_until().saturating_sub(field.now());
+    tokio::time::sleep(AFTER.max(Duration::from_micros(rest))).await;
     field.phase.send_replace(Phase::Ebbing);
     ebb(&field, row).await;
     field.phase.send_replace(Phase::Over);
@@ -125,12 +138,17 @@ async fn shown(stage: &Stage, sign: &Sign) {
 }
 
 /// True once every client that stays has seen a new event, and a connect of each tenant at each replica has succeeded.
+///
+/// It asks the log where it lies: a copy of it, twenty times a second, would take from the clients the time that is measured.
 fn has_recovered(field: &Field, lifted: Micros) -> bool {
-    let sessions = sessions(field);
-    let groups = groups(field);
-    let seen = crate::checker::recoveries(&sessions, &groups, lifted);
-    let stay = staying(field);
-    if !stay.iter().all(|client| seen.contains_key(client)) {
+    let mut waiting = staying(field);
+    for session in field.log.sessions.lock().iter() {
+        let session = session.lock();
+        if waiting.contains(&session.client) && has_news(field, &session, lifted) {
+            waiting.remove(&session.client);
+        }
+    }
+    if !waiting.is_empty() {
         return false;
     }
     let connects = field.log.connects.lock();
@@ -143,6 +161,21 @@ fn has_recovered(field: &Field, lifted: Micros) -> bool {
     let refused = connects.iter().rev().take(4);
     let refused = refused.filter(|c| !c.revoked && c.status != 101).count();
     opened(HURT) && opened(CALM) && refused == 0
+}
+
+/// True if the socket has seen an event that was sent after `lifted`.
+fn has_news(field: &Field, session: &Session, lifted: Micros) -> bool {
+    let late = session
+        .seen
+        .iter()
+        .rev()
+        .take_while(|(at, _)| *at >= lifted);
+    let mut numbers = late.filter_map(|(_, seen)| match *seen {
+        Seen::Event { group, number } if group == session.group => Some(number),
+        _ => None,
+    });
+    let sent = field.log.sent[session.group].lock();
+    numbers.any(|number| sent.get(number).is_some_and(|sent| sent.at >= lifted))
 }
 
 /// The clients that are not there to be revoked.
@@ -194,9 +227,10 @@ fn is_quiet(field: &Field) -> bool {
     let open = sessions.iter().filter(|session| session.ended.is_none());
     open.into_iter().all(|session| {
         let last = newest[session.group];
-        let arrived = session.seen.iter().rev().take(20).any(|(_, seen)| {
-            matches!(*seen, crate::checker::Seen::Event { number, .. } if Some(number) == last)
-        });
+        let arrived =
+            session.seen.iter().rev().take(20).any(
+                |(_, seen)| matches!(*seen, Seen::Event { number, .. } if Some(number) == last),
+            );
         (arrived || last.is_none()) && !revoked.contains(&session.jti)
     })
 }

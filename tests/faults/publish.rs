@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::Client;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::checker::Sent;
 use crate::field::{Field, HURT, Phase};
@@ -20,9 +20,13 @@ type Link = (String, Publisher);
 
 /// Publishes to a group until the load ebbs.
 pub(crate) async fn publish(field: Arc<Field>, group: usize) {
-    let mut tick = interval(field.size.pace);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let tenant = field.tenant_of(group);
+    // Publishers take turns: if all of them sent at once, a p99 would say how long a burst takes.
+    let turn = group % field.size.groups * 2 + tenant;
+    let [turn, all] = [turn, field.log.sent.len()].map(|n| n as f64);
+    let first = Instant::now() + field.size.pace.mul_f64(turn / all);
+    let mut tick = interval_at(first, field.size.pace);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let by_api = field.by_api && tenant == HURT;
     let mut link: Option<Link> = None;
     loop {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::judge::Outcome;
+use crate::noise::spread;
 use crate::row::{Row, Why};
 use crate::rows::absent;
 
@@ -39,8 +40,33 @@ fn millis(micros: u64) -> String {
     format!("{:.1}", micros as f64 / 1e3)
 }
 
+/// The ratio of the calm tenant's p99, with its spread where a row was played several times.
+fn ratio(row: &Row, outcome: &Outcome) -> String {
+    let mut text = outcome
+        .ratio()
+        .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+    if outcome.ratios.len() > 1 {
+        let mut ratios = outcome.ratios.clone();
+        ratios.sort_by(f64::total_cmp);
+        let plays = ratios.len();
+        text += &format!(" (median of {plays}, {})", spread(&ratios));
+    }
+    if row.must.calm_too {
+        text += ", concerned too";
+    }
+    text
+}
+
+/// Prints the line of a row, and what was wrong.
+pub(crate) fn tell(played: &Played) {
+    println!("{}", line(played));
+    for breach in breaches(played) {
+        println!("   FAILED: {breach}");
+    }
+}
+
 /// One line, while rows are under way.
-pub(crate) fn line(played: &Played) -> String {
+fn line(played: &Played) -> String {
     let (row, result) = played;
     let name = format!("{:2} {}", row.number, row.name);
     let Ok(outcome) = result else {
@@ -49,7 +75,7 @@ pub(crate) fn line(played: &Played) -> String {
     let Outcome { hurt, calm, .. } = outcome;
     format!(
         "{name}: {} of {} events arrived, {} told, {} silent, {} foreign; {} revoked; {} of {} connects refused; \
-         recovered p50 {} s, max {} s; calm p99 {} ms, before {} ms; {:.0} s",
+         recovered p50 {} s, max {} s; calm p99 {} ms, before {} ms, ratio {}, of {} and {} arrivals; {:.0} s",
         hurt.delivered + calm.delivered,
         hurt.expected + calm.expected,
         hurt.announced + calm.announced,
@@ -60,8 +86,11 @@ pub(crate) fn line(played: &Played) -> String {
         outcome.connects[0],
         seconds(outcome.recovery[0]),
         seconds(outcome.recovery[1]),
-        millis(outcome.p99[1]),
-        millis(outcome.p99[0]),
+        millis(outcome.waits.p99[1]),
+        millis(outcome.waits.p99[0]),
+        ratio(row, outcome),
+        outcome.waits.arrivals[1],
+        outcome.waits.arrivals[0],
         outcome.took.as_secs_f64(),
     )
 }
@@ -71,8 +100,8 @@ pub(crate) fn markdown(played: &[Played], circumstances: &str) -> String {
     let mut out = format!(
         "{BEGIN}\n{circumstances}\n\n\
          | fault | sockets | events due | lost and told | lost in silence | foreign, twice, out of order | revoked, left | \
-         recovery p50, max | calm tenant's p99: before, during |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+         recovery p50, max | calm tenant's p99: before, during | during / before |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
     );
     for (row, result) in played {
         let Ok(outcome) = result else { continue };
@@ -84,7 +113,7 @@ pub(crate) fn markdown(played: &[Played], circumstances: &str) -> String {
         // Writing into a String cannot fail.
         writeln!(
             out,
-            "| {} {} | {} | {} | {} | {} | {}, {}, {} | {}, {} | {} s, {} s | {} ms, {} ms |",
+            "| {} {} | {} | {} | {} | {} | {}, {}, {} | {}, {} | {} s, {} s | {} ms, {} ms | {} |",
             row.number,
             row.name,
             outcome.sockets,
@@ -98,8 +127,9 @@ pub(crate) fn markdown(played: &[Played], circumstances: &str) -> String {
             left.count(),
             seconds(outcome.recovery[0]),
             seconds(outcome.recovery[1]),
-            millis(outcome.p99[0]),
-            millis(outcome.p99[1]),
+            millis(outcome.waits.p99[0]),
+            millis(outcome.waits.p99[1]),
+            ratio(row, outcome),
         )
         .ok();
     }

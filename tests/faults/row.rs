@@ -14,10 +14,18 @@ pub(crate) struct Row {
     /// The fault in words.
     pub(crate) name: &'static str,
     pub(crate) fault: Fault,
-    /// Milliseconds between beginning and end of the fault, in the short and in the long form.
+    /// Milliseconds between beginning and end of the fault, in the short and in the long form. The long form looks at the calm
+    /// tenant for as long as before the fault, however short this is.
     pub(crate) lasts: [u64; 2],
     pub(crate) world: World,
     pub(crate) must: Must,
+}
+
+impl Row {
+    /// True for the load alone.
+    pub(crate) fn is_quiet(&self) -> bool {
+        matches!(self.fault, Fault::None)
+    }
 }
 
 /// The servers of a row. The tenant `hurt` has a Redis and a database of its own, which the fault concerns; the tenant
@@ -67,6 +75,17 @@ pub(crate) struct Crowd {
     pub(crate) groups: usize,
     /// Milliseconds between two events of a group.
     pub(crate) pace: u64,
+}
+
+impl Crowd {
+    /// The load of a form.
+    pub(crate) const fn of(form: Size) -> Self {
+        Self {
+            clients: form.clients,
+            groups: form.groups,
+            pace: form.pace.as_millis() as u64,
+        }
+    }
 }
 
 /// The Redis of `hurt`.

@@ -1,7 +1,7 @@
 //! The servers of a row: two replicas, two tenants, and a proxy of ours on each of the ways between them.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use redis::aio::MultiplexedConnection;
 use tokio::task::JoinSet;
@@ -16,6 +16,9 @@ use crate::support::redis::RedisServer;
 use crate::support::replica::Replica;
 use crate::support::sentinel::Deployment;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway};
+
+/// The binary that replicas run. The command line sets it before the first stage.
+pub(crate) static GATEWAY: OnceLock<PathBuf> = OnceLock::new();
 
 /// The login of `hurt` at its Redis; it may do everything until a fault takes something away.
 const LOGIN: &str = "gate:the-first-password";
@@ -143,8 +146,7 @@ impl Stage {
         let mut gateway = write(world, &stores, sql.as_ref()).await;
         let configs = [gateway.config.clone(), second_config(&gateway, &stores)];
         for (replica, config) in configs.iter().enumerate() {
-            let program = Replica::program(config);
-            let program = clock(program, world.clocks, replica, &gateway);
+            let program = clock(program(config), world.clocks, replica, &gateway);
             gateway.replicas.push(Replica::run(program).await);
         }
         for replica in &gateway.replicas {
@@ -196,7 +198,7 @@ impl Stage {
 
     /// Starts a replica again in the place of one that ended, and leads clients to it.
     pub(crate) async fn replace(&mut self, replica: usize) {
-        let program = Replica::program(&self.configs[replica]);
+        let program = program(&self.configs[replica]);
         let program = clock(program, self.world.clocks, replica, &self.gateway);
         let new = Replica::run(program).await;
         new.ready().await;
@@ -318,6 +320,14 @@ async fn write(world: &World, stores: &Stores, sql: Option<&Sql>) -> Gateway {
         .route(&route(""))
         .write()
         .await
+}
+
+/// The program of a replica.
+fn program(config: &Path) -> Program {
+    match GATEWAY.get() {
+        Some(binary) => Replica::program_of(binary, config),
+        None => Replica::program(config),
+    }
 }
 
 /// A value as it stands in a configuration file.

@@ -24,3 +24,8 @@ mod ports;
 #[allow(dead_code, reason = "the suite uses all of it")]
 #[path = "../faults/checker/mod.rs"]
 mod checker;
+
+/// Its rule for the tenant that no fault concerns.
+#[allow(dead_code, reason = "the suite uses all of it")]
+#[path = "../faults/noise.rs"]
+mod noise;

@@ -71,7 +71,7 @@ pub(super) fn rows() -> Vec<Row> {
         down(
             "a master of a cluster is frozen (SIGSTOP)",
             MasterFrozen,
-            [4_000, 10_000],
+            [4_000, 8_000],
         ),
         Row {
             must: NOTHING,
@@ -79,7 +79,7 @@ pub(super) fn rows() -> Vec<Row> {
                 18,
                 "the memory of a cluster's master is full",
                 MasterFull,
-                [1_500, 10_000],
+                [1_500, 8_000],
             )
         },
     ]

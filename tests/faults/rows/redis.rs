@@ -77,7 +77,7 @@ fn processes() -> Vec<Row> {
                 1,
                 "Redis is killed, and comes back empty",
                 Killed,
-                [1_500, 10_000],
+                [1_500, 8_000],
             )
         },
         Row {
@@ -87,7 +87,7 @@ fn processes() -> Vec<Row> {
                 1,
                 "Redis behind a core layer is killed, and comes back empty",
                 Killed,
-                [1_500, 10_000],
+                [1_500, 8_000],
             )
         },
         Row {
@@ -107,7 +107,7 @@ fn processes() -> Vec<Row> {
                 [0, 0],
             )
         },
-        of_redis(4, "Redis is frozen (SIGSTOP)", Frozen, [4_000, 30_000]),
+        of_redis(4, "Redis is frozen (SIGSTOP)", Frozen, [4_000, 12_000]),
         of_redis(
             6,
             "Redis pauses for seconds (CLIENT PAUSE)",
@@ -197,7 +197,7 @@ fn roles() -> Vec<Row> {
         Row {
             must: NOTHING,
             world: SENTINEL,
-            ..of_redis(14, "no Sentinel answers", SentinelsKilled, [6_000, 20_000])
+            ..of_redis(14, "no Sentinel answers", SentinelsKilled, [6_000, 10_000])
         },
         Row {
             world: World {
@@ -205,12 +205,7 @@ fn roles() -> Vec<Row> {
                 road: Road::Api,
                 ..WORLD
             },
-            ..of_redis(
-                27,
-                "one of two hosts is killed",
-                HostKilled,
-                [1_500, 10_000],
-            )
+            ..of_redis(27, "one of two hosts is killed", HostKilled, [1_500, 8_000])
         },
     ]
 }
@@ -224,7 +219,7 @@ fn limits() -> Vec<Row> {
                 8,
                 "Redis is full (maxmemory, noeviction)",
                 Full,
-                [2_000, 10_000],
+                [2_000, 8_000],
             )
         },
         Row {
@@ -238,19 +233,19 @@ fn limits() -> Vec<Row> {
             21,
             "the right to subscribe is taken away",
             RightTaken,
-            [2_000, 10_000],
+            [2_000, 8_000],
         ),
         of_redis(
             22,
             "the password is changed",
             PasswordChanged,
-            [2_000, 10_000],
+            [2_000, 8_000],
         ),
         of_redis(
             23,
             "Redis takes no further client",
             NoMoreClients,
-            [2_000, 10_000],
+            [2_000, 8_000],
         ),
         of_redis(
             24,
@@ -273,7 +268,7 @@ fn limits() -> Vec<Row> {
         },
         Row {
             must: NOTHING,
-            ..of_redis(29, "payloads that are no events", Poisoned, [3_000, 20_000])
+            ..of_redis(29, "payloads that are no events", Poisoned, [3_000, 8_000])
         },
     ]
 }
@@ -286,14 +281,14 @@ fn wires() -> Vec<Row> {
         Row {
             // Slow is not away: nothing may be lost, and nothing refused.
             must: NOTHING,
-            ..of_wire(5, "Redis is 200 ms away", Way::Redis, slow, [3_000, 20_000])
+            ..of_wire(5, "Redis is 200 ms away", Way::Redis, slow, [3_000, 8_000])
         },
         of_wire(
             6,
             "Redis is 5 s away",
             Way::Redis,
             Line::Slow(SECONDS_5),
-            [6_000, 20_000],
+            [6_000, 10_000],
         ),
         Row {
             fault: Fault::Wire(WireFault::Flaps(Way::Redis)),
@@ -302,7 +297,7 @@ fn wires() -> Vec<Row> {
                 "the links to Redis are reset again and again",
                 Way::Redis,
                 Line::Reset,
-                [2_000, 10_000],
+                [2_000, 8_000],
             )
         },
         of_wire(
@@ -310,21 +305,21 @@ fn wires() -> Vec<Row> {
             "replicas and Redis are apart, without an RST",
             Way::Redis,
             Line::Clogged,
-            [4_000, 30_000],
+            [4_000, 12_000],
         ),
         of_wire(
             41,
             "one replica and Redis are apart",
             Way::FirstToRedis,
             Line::Clogged,
-            [4_000, 30_000],
+            [4_000, 12_000],
         ),
         of_wire(
             41,
             "the links of one replica are reset",
             Way::FirstToRedis,
             Line::Reset,
-            [1_500, 10_000],
+            [1_500, 8_000],
         ),
         Row {
             must: NOTHING,
@@ -333,7 +328,7 @@ fn wires() -> Vec<Row> {
                 "bytes come one by one between replicas and Redis",
                 Way::Redis,
                 Line::Split,
-                [3_000, 20_000],
+                [3_000, 8_000],
             )
         },
     ]

@@ -38,7 +38,12 @@ impl Replica {
 
     /// The program, for a test that changes its environment.
     pub(crate) fn program(config: &Path) -> Program {
-        Program::new("lockgate serve", LOCKGATE).args([
+        Self::program_of(LOCKGATE.as_ref(), config)
+    }
+
+    /// As `program`, with another binary.
+    pub(crate) fn program_of(binary: &Path, config: &Path) -> Program {
+        Program::new("lockgate serve", binary).args([
             "serve".as_ref(),
             "--config".as_ref(),
             config.as_os_str(),
