@@ -4,16 +4,22 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::{http, router};
-use crate::api::health::AdminState;
+use super::http;
 use crate::tasks::Alarm;
 
 /// Interval of the recorder's upkeep. Histograms keep every sample until it runs, so it runs often.
 const RECORDER_UPKEEP: Duration = Duration::from_secs(1);
 
-/// Starts the thread, for at most `most` connections at once. It runs until the process ends.
-pub(super) fn start(listener: TcpListener, state: AdminState, most: usize) -> anyhow::Result<()> {
+/// Starts the thread, which serves `routes` to at most `most` connections at once. It runs until the process ends.
+pub(super) fn start(
+    listener: TcpListener,
+    routes: Router,
+    recorder: PrometheusHandle,
+    most: usize,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -21,7 +27,6 @@ pub(super) fn start(listener: TcpListener, state: AdminState, most: usize) -> an
     let serve = move || {
         let _alarm = Alarm::of("the admin listener");
         runtime.block_on(async move {
-            let recorder = state.scrapes.recorder.clone();
             let upkeep = async {
                 loop {
                     tokio::time::sleep(RECORDER_UPKEEP).await;
@@ -30,7 +35,7 @@ pub(super) fn start(listener: TcpListener, state: AdminState, most: usize) -> an
             };
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => tokio::select! {
-                    never = http::serve(listener, router::admin(state), most) => match never {},
+                    never = http::serve(listener, routes, most) => match never {},
                     () = upkeep => {}
                 },
                 Err(error) => tracing::error!(error = %error, "The admin listener does not work"),

@@ -51,6 +51,7 @@ mod follow;
 mod http;
 pub mod limits;
 mod listen;
+mod loopback;
 mod on_demand;
 mod readiness;
 mod reload;
@@ -79,6 +80,8 @@ pub struct Options {
     pub included: Included,
     /// Pages on the socket listener, tried before any tenant is looked up. `lockgate dev` serves its page here.
     pub pages: Option<Router>,
+    /// Answer no HTTP request whose Host is not this machine: on the pages, the admin listener and the API.
+    pub only_loopback: bool,
     /// The memory that replaces the Redis of tenants that have none. Several gateways of one process can share it.
     pub memory: SharedMemory,
 }
@@ -134,17 +137,18 @@ impl Server {
         bounds.tell(configured, descriptors);
         let listeners = Listeners::bind(&config)?;
         let addresses = listeners.addresses;
-        let pages = options.pages.take();
+        let guarded: fn(Router) -> Router = match options.only_loopback {
+            true => loopback::only_loopback,
+            false => |routes| routes,
+        };
+        let pages = options.pages.take().map(guarded);
         let registry = open_registry(&config, &options.registry).await?;
         let parts = ServerParts::build(config, options, registry)?;
         metrics::config_reload(true, UnixTime::now().0);
         let door = parts.door(pages, bounds, descriptors);
         let progress = Arc::new(Progress::default());
-        admin::start(
-            listeners.admin,
-            parts.admin(recorder, &progress),
-            bounds.admin,
-        )?;
+        let probes = guarded(router::admin(parts.admin(recorder.clone(), &progress)));
+        admin::start(listeners.admin, probes, recorder, bounds.admin)?;
         let api = listeners.api.map(|listener| (listener, parts.api()));
         let mut server = Self {
             addresses,
@@ -156,7 +160,7 @@ impl Server {
             critical: parts.start(&door, progress),
         };
         if let Some((listener, state)) = api {
-            let router = router::management(state);
+            let router = guarded(router::management(state));
             let serving = async move { Ok(http::serve(listener, router, bounds.api).await) };
             server.critical.spawn(serving);
         }

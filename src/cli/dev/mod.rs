@@ -104,6 +104,7 @@ async fn serve(arguments: &DevArguments, signals: Signals) -> anyhow::Result<End
         let config = replica_config(&config, arguments, &addresses, number)?;
         let options = Options {
             memory: memory.clone(),
+            only_loopback: !arguments.allow_remote,
             ..Options::default()
         };
         let server = Server::start(config, options).await;
@@ -134,7 +135,8 @@ async fn start_first(
     memory: &SharedMemory,
 ) -> anyhow::Result<Server> {
     let options = || Options {
-        pages: Some(page::pages(backstage.clone(), arguments.allow_remote)),
+        pages: Some(page::pages(backstage.clone())),
+        only_loopback: !arguments.allow_remote,
         memory: memory.clone(),
         ..Options::default()
     };

@@ -1,23 +1,22 @@
 //! The page of the demo, its scripts, and the way from its buttons to the gateway.
 //!
 //! The page holds the key of the API and can have tokens, so `dev` listens on loopback unless `--allow-remote` is given, and
-//! answers only requests for a loopback host then.
+//! its server answers only requests for a loopback host then.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, StatusCode};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use super::backstage::Backstage;
 use super::manual;
-use crate::hosts;
 
 /// Nothing is loaded from elsewhere. `ws:` is for the further replicas, which are on other ports.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -47,8 +46,8 @@ const FILES: [(&str, &str, &str); 6] = [
 ];
 
 /// Returns the pages of the demo.
-pub(super) fn pages(backstage: Arc<Backstage>, allow_remote: bool) -> Router {
-    let router = Router::new()
+pub(super) fn pages(backstage: Arc<Backstage>) -> Router {
+    Router::new()
         .route("/", get(page))
         .route("/dev/{file}", get(file))
         .route("/dev/docs/{page}", get(manual::show))
@@ -56,11 +55,7 @@ pub(super) fn pages(backstage: Arc<Backstage>, allow_remote: bool) -> Router {
         .route("/dev/tokens/{user}", get(token))
         .route("/v1/{*call}", any(call))
         .with_state(backstage)
-        .layer(middleware::map_response(guarded));
-    match allow_remote {
-        true => router,
-        false => router.layer(middleware::from_fn(only_loopback)),
-    }
+        .layer(middleware::map_response(guarded))
 }
 
 async fn page(State(backstage): State<Arc<Backstage>>) -> Response {
@@ -107,17 +102,4 @@ async fn guarded(mut response: Response) -> Response {
         headers.insert(name, axum::http::HeaderValue::from_static(value));
     }
     response
-}
-
-/// Refuses a request for another host than this machine. A foreign page can have its own name resolved to 127.0.0.1 (DNS
-/// rebinding); to a browser this server is then its origin, and it could read the tokens.
-async fn only_loopback(request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST);
-    match host.and_then(|host| host.to_str().ok()) {
-        Some(host) if hosts::is_loopback(host) => next.run(request).await,
-        _ => {
-            let why = "lockgate dev answers for localhost, 127.0.0.1 and [::1]; --allow-remote allows other hosts\n";
-            (StatusCode::MISDIRECTED_REQUEST, why).into_response()
-        }
-    }
 }

@@ -166,14 +166,15 @@ async fn every_start_has_a_key_of_its_own() {
     );
 }
 
-/// A page of another site whose name is made to resolve to 127.0.0.1 (DNS rebinding). Before: 200, with the tokens.
+/// A page of another site whose name is made to resolve to 127.0.0.1 (DNS rebinding). Before: 200, with the tokens; then still
+/// on the listeners of probes and of the API.
 #[tokio::test]
 async fn the_page_and_its_tokens_are_for_this_machine_alone() {
     let dev = dev().await;
     let server: SocketAddr = dev.ready["listen"].as_str().unwrap().parse().unwrap();
     let port = server.port();
-    let page = async |host: &str| {
-        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let get = async |server: SocketAddr, path: &str, host: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let head = http::exchange(server, request.as_bytes()).await.unwrap();
         head.body().await
     };
@@ -191,6 +192,9 @@ async fn the_page_and_its_tokens_are_for_this_machine_alone() {
     }
     for host in [
         format!("rebound.example:{port}"),
+    let page = async |host: &str| get(server, "/", host).await;
+    let others = [("admin", "/metrics"), ("api", "/openapi.json")];
+    let others = others.map(|(key, path)| (dev.text(key).parse().unwrap(), path));
         "localhost.rebound.example".to_owned(),
         "192.0.2.1".to_owned(),
     ] {
@@ -202,6 +206,9 @@ async fn the_page_and_its_tokens_are_for_this_machine_alone() {
         let dial = Dial::new(server, &host, "/ws/echo/").token(token);
         assert_eq!(dial.refused().await.status, 404, "{host}");
     }
+        for (other, path) in others {
+            assert_eq!(get(other, path, &host).await.status, 200, "{path} {host}");
+        }
 }
 
 /// The page calls the API by its own server; without the key it is refused there too.
@@ -211,6 +218,9 @@ async fn the_api_is_on_with_a_key_of_its_own() {
     let mut bob = dev.open("bob").await;
     let event = json!({"type": "chat.message", "message": "from a back end"});
     let path = "/v1/tenants/demo/groups/chat_lobby/send";
+        for (other, path) in others {
+            assert_eq!(get(other, path, &host).await.status, 421, "{path} {host}");
+        }
     assert_eq!(dev.call("POST", path, &event).await.status, 200);
     assert_eq!(bob.next_json().await["message"], "from a back end");
     let page: SocketAddr = dev.text("listen").parse().unwrap();
