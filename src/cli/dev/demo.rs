@@ -3,18 +3,18 @@
 //! The configuration is a file as a user writes one, read by the code of `serve`. So the page can show it, and other
 //! commands can be tried with it.
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
-use super::{API, DevArguments};
+use super::{API, DevArguments, leftover};
 use crate::auth::{MintRequest, mint};
 use crate::clock::UnixTime;
 use crate::config::{Config, Environment, Secret, TokenConfig};
@@ -30,18 +30,26 @@ const TENANT: &str = "demo";
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
 /// The folder of the demo. Dropping this removes it.
-pub(super) struct DemoFolder(PathBuf);
+pub(super) struct DemoFolder {
+    path: PathBuf,
+    /// Held while the demo runs.
+    _lock: File,
+}
 
 impl DemoFolder {
-    /// Makes the folder with new keys and the demo users. Only the user who runs the demo can read it.
+    /// Makes the folder with new keys and the demo users. Only the user who runs the demo can read it. Removes the folders of
+    /// demos that were killed.
     ///
     /// # Errors
     /// If the system's folder of temporary files cannot be written.
     pub(super) async fn create() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("lockgate-dev-{}", &random_hex()[..8]));
+        let temporary = std::env::temp_dir();
+        leftover::remove_from(&temporary);
+        let path = temporary.join(format!("{}{}", leftover::PREFIX, &random_hex()[..8]));
         let made = DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make {}", path.display()))?;
-        let folder = Self(path);
+        let made = made.and_then(|()| leftover::lock(&path));
+        let lock = made.with_context(|| format!("cannot make {}", path.display()))?;
+        let folder = Self { path, _lock: lock };
         for name in ["signing-key", "api-key"] {
             let key = random_hex() + &random_hex();
             folder.write(name, &key)?;
@@ -53,12 +61,12 @@ impl DemoFolder {
 
     /// Returns the path of the configuration.
     pub(super) fn config(&self) -> PathBuf {
-        self.0.join("lockgate.toml")
+        self.path.join("lockgate.toml")
     }
 
     /// Returns the path of the API's key.
     pub(super) fn api_key_file(&self) -> PathBuf {
-        self.0.join("api-key")
+        self.path.join("api-key")
     }
 
     /// Returns the API's key.
@@ -105,7 +113,7 @@ impl DemoFolder {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let hosts = demo_hosts(arguments);
         let hosts: Vec<_> = hosts.iter().map(|host| quoted(host)).collect();
-        let users = self.0.join("users.sqlite3");
+        let users = self.path.join("users.sqlite3");
         let database = format!("sqlite://{}?mode=ro", users.display());
         let api = addresses.api.unwrap_or(API);
         include_str!("demo.toml")
@@ -119,11 +127,13 @@ impl DemoFolder {
     fn write(&self, name: &str, text: &str) -> io::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
-        options.open(self.0.join(name))?.write_all(text.as_bytes())
+        options
+            .open(self.path.join(name))?
+            .write_all(text.as_bytes())
     }
 
     async fn create_users(&self) -> anyhow::Result<()> {
-        let path = self.0.join("users.sqlite3");
+        let path = self.path.join("users.sqlite3");
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true);
@@ -139,16 +149,8 @@ impl DemoFolder {
 impl Drop for DemoFolder {
     fn drop(&mut self) {
         // A folder that cannot be removed stays among the temporary files, which the system cleans.
-        remove(&self.0).ok();
+        leftover::remove(&self.path).ok();
     }
-}
-
-/// Removes the folder with the files in it; it has no further folders.
-fn remove(folder: &Path) -> io::Result<()> {
-    for file in fs::read_dir(folder)? {
-        fs::remove_file(file?.path())?;
-    }
-    fs::remove_dir(folder)
 }
 
 /// Signs tokens for the demo users, as the views of a Django project would.

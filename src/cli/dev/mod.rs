@@ -24,6 +24,7 @@ use demo::{DemoFolder, DemoLogin};
 mod announce;
 mod backstage;
 mod demo;
+mod leftover;
 mod manual;
 mod page;
 
@@ -103,8 +104,8 @@ async fn serve(arguments: &DevArguments, signals: Signals) -> anyhow::Result<End
     for (number, signals) in (1..).zip(more_signals) {
         let config = replica_config(&config, arguments, &addresses, number)?;
         let options = Options {
-            memory: memory.clone(),
             only_loopback: !arguments.allow_remote,
+            memory: memory.clone(),
             ..Options::default()
         };
         let server = Server::start(config, options).await;

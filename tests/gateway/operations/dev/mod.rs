@@ -1,9 +1,11 @@
 //! `lockgate dev`: no server, no file, no flag; two users who can talk at once, in a terminal and in a browser.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::support::http::Response;
 use crate::support::process::{Process, Program};
@@ -18,6 +20,8 @@ mod replicas;
 struct Dev {
     process: Process,
     ready: Value,
+    /// Its folder of temporary files.
+    temporary: Arc<TempDir>,
 }
 
 async fn dev() -> Dev {
@@ -29,7 +33,13 @@ async fn dev_with(more: &[&str]) -> Dev {
 }
 
 async fn dev_of(program: Program, more: &[&str]) -> Dev {
+    // A demo that is killed leaves its folder.
+    dev_in(Arc::new(tempfile::tempdir().unwrap()), program, more).await
+}
+
+async fn dev_in(temporary: Arc<TempDir>, program: Program, more: &[&str]) -> Dev {
     let process = program
+        .env("TMPDIR", temporary.path())
         .args(["dev", "--listen", "127.0.0.1:0"])
         .args(["--admin", "127.0.0.1:0", "--json"])
         .args(more)
@@ -40,7 +50,11 @@ async fn dev_of(program: Program, more: &[&str]) -> Dev {
             line.get("users").is_some().then_some(line)
         })
         .await;
-    Dev { process, ready }
+    Dev {
+        process,
+        ready,
+        temporary,
+    }
 }
 
 impl Dev {
@@ -178,6 +192,9 @@ async fn the_page_and_its_tokens_are_for_this_machine_alone() {
         let head = http::exchange(server, request.as_bytes()).await.unwrap();
         head.body().await
     };
+    let page = async |host: &str| get(server, "/", host).await;
+    let others = [("admin", "/metrics"), ("api", "/openapi.json")];
+    let others = others.map(|(key, path)| (dev.text(key).parse().unwrap(), path));
     for host in [
         format!("localhost:{port}"),
         format!("127.0.0.1:{port}"),
@@ -189,26 +206,26 @@ async fn the_page_and_its_tokens_are_for_this_machine_alone() {
             answer.status == 200 && answer.body.contains("alice"),
             "{host}: {answer:?}"
         );
+        for (other, path) in others {
+            assert_eq!(get(other, path, &host).await.status, 200, "{path} {host}");
+        }
     }
     for host in [
         format!("rebound.example:{port}"),
-    let page = async |host: &str| get(server, "/", host).await;
-    let others = [("admin", "/metrics"), ("api", "/openapi.json")];
-    let others = others.map(|(key, path)| (dev.text(key).parse().unwrap(), path));
         "localhost.rebound.example".to_owned(),
         "192.0.2.1".to_owned(),
     ] {
         let answer = page(&host).await;
         assert_eq!(answer.status, 421, "{host}");
         assert!(!answer.body.contains("alice"), "{host}: {answer:?}");
+        for (other, path) in others {
+            assert_eq!(get(other, path, &host).await.status, 421, "{path} {host}");
+        }
         let url = dev.url("alice");
         let (_, token) = url.split_once("?token=").unwrap();
         let dial = Dial::new(server, &host, "/ws/echo/").token(token);
         assert_eq!(dial.refused().await.status, 404, "{host}");
     }
-        for (other, path) in others {
-            assert_eq!(get(other, path, &host).await.status, 200, "{path} {host}");
-        }
 }
 
 /// The page calls the API by its own server; without the key it is refused there too.
@@ -218,9 +235,6 @@ async fn the_api_is_on_with_a_key_of_its_own() {
     let mut bob = dev.open("bob").await;
     let event = json!({"type": "chat.message", "message": "from a back end"});
     let path = "/v1/tenants/demo/groups/chat_lobby/send";
-        for (other, path) in others {
-            assert_eq!(get(other, path, &host).await.status, 421, "{path} {host}");
-        }
     assert_eq!(dev.call("POST", path, &event).await.status, 200);
     assert_eq!(bob.next_json().await["message"], "from a back end");
     let page: SocketAddr = dev.text("listen").parse().unwrap();
@@ -257,6 +271,34 @@ async fn the_configuration_is_a_file_that_other_commands_take() {
     dev.process.signal(Signal::TERM);
     assert_eq!(dev.process.exited(PATIENCE).await.code(), Some(0));
     assert!(!folder.exists(), "{}", folder.display());
+}
+
+/// Before, a demo that was killed left its keys and its folder for ever.
+#[tokio::test]
+async fn the_next_start_removes_the_folder_of_a_demo_that_was_killed() {
+    let (killed, runs) = (dev().await, dev().await);
+    let folder = |dev: &Dev| {
+        std::path::Path::new(dev.text("config"))
+            .parent()
+            .unwrap()
+            .to_owned()
+    };
+    let start = async |temporary: &Arc<TempDir>| {
+        dev_in(
+            temporary.clone(),
+            Program::new("lockgate dev", LOCKGATE),
+            &[],
+        )
+        .await
+    };
+    let (left, kept) = (folder(&killed), folder(&runs));
+    killed.process.signal(Signal::KILL);
+    killed.process.exited(PATIENCE).await;
+    assert!(left.exists());
+    let _next = start(&killed.temporary).await;
+    assert!(!left.exists());
+    let _beside = start(&runs.temporary).await;
+    assert!(kept.join("api-key").exists(), "its demo runs");
 }
 
 /// The commands got 404, and a client that came back nothing of what it had missed.
