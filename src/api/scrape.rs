@@ -2,16 +2,23 @@
 //!
 //! The first names the busiest tenants only, which bounds it. The second is for those who want all: it has pages, and one
 //! tenant by its name.
+//!
+//! A text takes a processor for milliseconds. It is written beside the listener's thread, so that probes do not wait for it, and
+//! one of each kind at a time: the scrapes that come while the first is written share it.
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{CONTENT_TYPE, LINK};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
 use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 
 use super::problem::ApiProblem;
 use crate::fleet::message::{LARGEST_PAGE, PAGE};
@@ -28,11 +35,32 @@ const TEXT: (HeaderName, HeaderValue) = (
 #[derive(Clone)]
 pub struct ScrapeState {
     /// The metrics without those of tenants.
-    pub recorder: PrometheusHandle,
+    recorder: PrometheusHandle,
     /// The metrics of tenants.
-    pub series: Arc<TenantSeries>,
+    series: Arc<TenantSeries>,
     /// The tenants that there are.
-    pub tenants: Arc<Tenants>,
+    tenants: Arc<Tenants>,
+    /// The scrape that is being written.
+    writing: Arc<SharedWriting>,
+    /// One permit, for the page that is being written.
+    paging: Arc<Semaphore>,
+}
+
+impl ScrapeState {
+    /// Makes the state of these sources.
+    pub fn new(
+        recorder: PrometheusHandle,
+        series: Arc<TenantSeries>,
+        tenants: Arc<Tenants>,
+    ) -> Self {
+        Self {
+            recorder,
+            series,
+            tenants,
+            writing: Arc::default(),
+            paging: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 /// The query of `/metrics/tenants`: a page, or one tenant.
@@ -49,8 +77,70 @@ pub(super) struct SeriesQuery {
 
 /// Answers with everything that this replica counts, under at most `metrics.tenant_series` names of tenants.
 pub(super) async fn replica(State(state): State<ScrapeState>) -> Response {
-    metrics_process::Collector::default().collect();
-    ([TEXT], state.series.scrape(&state.recorder)).into_response()
+    let ScrapeState {
+        recorder, series, ..
+    } = state;
+    let write = move || {
+        metrics_process::Collector::default().collect();
+        series.scrape(&recorder)
+    };
+    answer_with(state.writing.text(write).await)
+}
+
+fn answer_with(text: Option<Bytes>) -> Response {
+    match text {
+        Some(text) => ([TEXT], text).into_response(),
+        None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// The receivers of a text that is being written.
+type Reader = watch::Receiver<Option<Bytes>>;
+
+/// A text that many ask for and that is written once for all who ask meanwhile.
+///
+/// The figures are read while it is written. So they are older than the question by no more than that takes, and who asks
+/// after its end gets a text of its own.
+#[derive(Debug, Default)]
+struct SharedWriting(Mutex<Option<Reader>>);
+
+/// A writing that is under way; its drop ends it.
+struct UnderWay(Arc<SharedWriting>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        *self.0.0.lock() = None;
+    }
+}
+
+impl SharedWriting {
+    /// Returns the text that is being written, else that of `write`; `None` if writing it panics.
+    ///
+    /// It goes on if all who asked leave, so that questions that are given up do not add up.
+    async fn text(
+        self: &Arc<Self>,
+        write: impl FnOnce() -> String + Send + 'static,
+    ) -> Option<Bytes> {
+        let mut reader = self.reader(write);
+        let text = reader.wait_for(Option::is_some).await;
+        text.ok()?.clone()
+    }
+
+    fn reader(self: &Arc<Self>, write: impl FnOnce() -> String + Send + 'static) -> Reader {
+        let mut under_way = self.0.lock();
+        if let Some(reader) = &*under_way {
+            return reader.clone();
+        }
+        let (tell, reader) = watch::channel(None);
+        *under_way = Some(reader.clone());
+        let ends = UnderWay(self.clone());
+        spawn_blocking(move || {
+            let text = Bytes::from(write());
+            drop(ends);
+            tell.send_replace(Some(text));
+        });
+        reader
+    }
 }
 
 /// Answers with the series of tenants that are in use on this replica. `Link` leads to the next page.
@@ -64,13 +154,34 @@ pub(super) async fn tenants(
             tenant: Some(tenant),
             after: None,
             limit: None,
-        } => one(&state, &tenant),
+        } => state.paged(move |state| one(state, &tenant)).await,
         SeriesQuery {
             tenant: None,
             after,
             limit,
-        } => page(&state, after.as_deref(), limit.unwrap_or(PAGE)),
+        } => {
+            let limit = limit.unwrap_or(PAGE);
+            let write = move |state: &ScrapeState| page(state, after.as_deref(), limit);
+            state.paged(write).await
+        }
         _ => Err(ApiProblem::SeriesQueryNotValid),
+    }
+}
+
+impl ScrapeState {
+    /// Writes a page once no other is written.
+    async fn paged(
+        self,
+        write: impl FnOnce(&Self) -> Result<Response, ApiProblem> + Send + 'static,
+    ) -> Result<Response, ApiProblem> {
+        // The semaphore is never closed. The permit goes with the work, which outlives a client that leaves.
+        let turn = self.paging.clone().acquire_owned().await.ok();
+        let written = spawn_blocking(move || {
+            let _turn = turn;
+            write(&self)
+        });
+        let failed = |_| Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        written.await.unwrap_or_else(failed)
     }
 }
 
@@ -96,4 +207,59 @@ fn page(state: &ScrapeState, after: Option<&str>, limit: usize) -> Result<Respon
         response.headers_mut().insert(LINK, link);
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    /// Before, each scrape was written by itself, on the thread that answers probes.
+    #[tokio::test]
+    async fn scrapes_that_come_while_one_is_written_share_it() {
+        let (writing, count) = (Arc::<SharedWriting>::default(), Arc::default());
+        let write = |begun: Option<mpsc::Receiver<()>>| {
+            let count: Arc<AtomicUsize> = Arc::clone(&count);
+            move || {
+                let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+                if let Some(goes_on) = begun {
+                    goes_on.recv_timeout(Duration::from_secs(20)).unwrap();
+                }
+                number.to_string()
+            }
+        };
+        let (go_on, goes_on) = mpsc::channel();
+        let first = writing.text(write(Some(goes_on)));
+        let mut first = Box::pin(first);
+        // The thread of the listener has its next turn, although the text is not there.
+        assert!(futures_util::poll!(&mut first).is_pending());
+        let mut others: Vec<_> = (0..200)
+            .map(|_| Box::pin(writing.text(write(None))))
+            .collect();
+        for other in &mut others {
+            assert!(futures_util::poll!(other).is_pending());
+        }
+        // One that is given up takes nothing from the others, and neither does the first.
+        drop((others.pop(), first));
+        go_on.send(()).unwrap();
+        for text in join_all(others).await {
+            assert_eq!(text.unwrap(), "1");
+        }
+        // What comes later has figures of its own.
+        assert_eq!(writing.text(write(None)).await.unwrap(), "2");
+        assert_eq!(count.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_a_scrape_is_written_ends_that_one_alone() {
+        let writing = Arc::<SharedWriting>::default();
+        let text = writing.text(|| panic!("as a bug would")).await;
+        assert_eq!(text, None);
+        assert_eq!(writing.text(|| "x".to_owned()).await.unwrap(), "x");
+    }
 }

@@ -202,11 +202,7 @@ impl ServerParts {
             tenants: self.tenants.clone(),
             book: self.book.clone(),
             api_keys: self.api_keys.clone(),
-            scrapes: ScrapeState {
-                recorder,
-                series: self.series.clone(),
-                tenants: self.tenants.clone(),
-            },
+            scrapes: ScrapeState::new(recorder, self.series.clone(), self.tenants.clone()),
         }
     }
 
