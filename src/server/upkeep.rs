@@ -26,7 +26,7 @@ const SWEEP: u32 = 5;
 pub(super) struct Upkeep {
     /// The tenants whose queues count.
     pub tenants: Arc<Tenants>,
-    /// The counter of open sockets.
+    /// The places of sockets.
     pub occupancy: Arc<Occupancy>,
     /// The budgets of client addresses.
     pub addresses: Arc<AddressBudgets>,
@@ -61,10 +61,7 @@ impl Upkeep {
                 self.sweep();
             }
             steps = steps.wrapping_add(1);
-            metrics::saturation(
-                self.tenants.open_connections(),
-                self.occupancy.most() as u64,
-            );
+            metrics::saturation(self.occupancy.taken(), self.occupancy.most());
             self.shedder.step();
         }
     }

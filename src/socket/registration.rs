@@ -41,12 +41,18 @@ impl Occupancy {
             present: Present(self.clone()),
             address: None,
         };
-        (self.taken.load(Ordering::Acquire) < self.most).then_some(entrant)
+        (self.taken() < self.most).then_some(entrant)
     }
 
     /// Returns the number of sockets that are open or being opened.
     pub fn open(&self) -> usize {
         self.present.load(Ordering::Acquire)
+    }
+
+    /// Returns the number of places that are taken: those of sockets that are open, are being opened with a verified token, or
+    /// say goodbye. At [`Self::most`] a handshake is refused.
+    pub fn taken(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
     }
 
     /// Returns the bound.

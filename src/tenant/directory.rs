@@ -282,10 +282,4 @@ impl Tenants {
         let served = now.by_id(tenant.id.as_str());
         served.is_some_and(|served| Arc::ptr_eq(served, tenant))
     }
-
-    /// Counts the open sockets of all tenants.
-    pub fn open_connections(&self) -> usize {
-        let tenants = self.with_sockets();
-        tenants.iter().map(|tenant| tenant.relay.hub().len()).sum()
-    }
 }
