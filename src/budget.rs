@@ -22,7 +22,7 @@ labels! {
         Waiting = "waiting",
         /// Messages of clients that are not complete.
         Messages = "messages",
-        /// Bytes of clients that are read and not decoded, because a consumer is busy.
+        /// Bytes and messages of clients that are read and wait for a busy consumer.
         Input = "input",
         /// Events of histories that are read for sockets which missed them.
         History = "history",

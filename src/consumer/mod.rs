@@ -76,8 +76,9 @@ pub trait Consumer: Send {
 
     /// Called with a message of the client. The default drops and counts it.
     ///
-    /// Frames, pings and closes leave while it runs, and a close does not wait for it; no further message is read. After
-    /// 30 seconds the call is dropped and the socket closes with 1011. The same holds for [`Consumer::event`].
+    /// Frames, pings and closes leave while it runs, and a close does not wait for it; the client's pings are answered, and its
+    /// further messages wait for their turn. If the client closes meanwhile, answers reach it no more. After 30 seconds the
+    /// call is dropped and the socket closes with 1011. The same holds for [`Consumer::event`].
     async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
         let _ = message;
         context.drop_frame();

@@ -241,7 +241,7 @@ impl Outbound {
         self.state.lock().moved = true;
     }
 
-    /// Returns true while the task reads nothing from its client: the socket is behind, or its consumer is at work.
+    /// Returns true while the task may read nothing from its client: the socket is behind, or its consumer is at work.
     pub fn reads_nothing(&self) -> bool {
         let state = self.state.lock();
         state.consuming || (state.blocked && state.is_behind())

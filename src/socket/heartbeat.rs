@@ -273,7 +273,7 @@ impl HeartbeatWheel {
         if left > 0 {
             return Some(left);
         }
-        // The pong may lie unread: the process stood still, or the task reads nothing, which has a deadline of its own.
+        // The pong may lie unread: the process stood still, or the task may read nothing, which has a deadline of its own.
         // A ping that waits does so behind the rest of a frame, and the client may take a part of it.
         let excused = stalled
             || outbound.reads_nothing()

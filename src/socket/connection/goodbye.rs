@@ -9,11 +9,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::read::discard;
-use super::wire::{ConnectionStep, Ending, SocketWire};
+use super::step::{ConnectionStep, Ending};
+use super::wire::SocketWire;
 use crate::close_code::CloseFrame;
 use crate::consumer::{Scope, shown_user};
 use crate::frame::Frame;
-use crate::hub::Takes;
+use crate::hub::{CloseOrder, Takes};
 
 /// The longest time for the queued frames, our close frame and the client's close frame (RFC 6455 §7.1.1). As long as a
 /// drain gives to its last sockets.
@@ -31,9 +32,14 @@ impl SocketWire<'_> {
         opened: Instant,
     ) -> CloseFrame {
         let is_gone = matches!(ending, Ending::Gone);
-        let queued = matches!(ending, Ending::CloseBlocked(_));
+        let queued = matches!(ending, Ending::CloseBlocked(_) | Ending::Broken(_));
         let close = match ending {
             Ending::Close(frame) | Ending::CloseBlocked(frame) => frame,
+            Ending::Broken(frame) => {
+                let outbound = self.state.outbound();
+                outbound.close(frame.clone(), CloseOrder::AfterQueued);
+                frame
+            }
             Ending::Closed(received) => answer_to(received),
             Ending::Gone => CloseFrame::absent(),
         };

@@ -15,22 +15,25 @@ use tokio::net::TcpStream;
 
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::consumer::{self, Consumer, Context, Scope, guarded, shown_user};
-use crate::frame::{Frame, Opcode};
 use crate::hub::{CloseOrder, Member, WaitingEvent};
 use crate::socket::refresh::{RefreshRequest, may_be_refresh};
 
+mod ahead;
+mod beside;
 mod goodbye;
 mod ping;
 mod read;
 mod slow;
+mod step;
 mod wire;
 mod write;
 
 pub use goodbye::close_at_once;
+use step::{ConnectionStep, Ending};
+use wire::SocketWire;
 pub use wire::WireState;
-use wire::{ConnectionStep, Ending, SocketWire};
 
-/// The longest call of a consumer. Until it ends, the socket reads no further frame of its client.
+/// The longest call of a consumer. Until it ends, the client's further messages wait.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// An open socket: its handshake is over.
@@ -134,10 +137,14 @@ impl Connection {
         match step {
             ConnectionStep::Flush => None,
             ConnectionStep::Message(message) => {
-                if !self.wire().may_receive() {
+                let mut wire = self.wire();
+                if !wire.may_receive() {
                     return None;
                 }
-                let message = self.unless_ping(message)?;
+                if let Some(pong) = wire.pong_for_page(&message) {
+                    wire.state.outbound().push_frame(&pong);
+                    return None;
+                }
                 Some(match self.refresh_in(message) {
                     Ok(request) => Box::pin(self.refresh(request, opened)),
                     Err(message) => Box::pin(self.call(Call::Message(message), opened)),
@@ -157,25 +164,6 @@ impl Connection {
         }
     }
 
-    /// Answers a ping of the page, if its route wants that. Returns any other message.
-    fn unless_ping(&self, message: consumer::Message) -> Option<consumer::Message> {
-        let consumer::Message::Text(text) = &message else {
-            return Some(message);
-        };
-        let registration = &self.ready.wire.registration;
-        let (member, relay) = (registration.member(), registration.relay());
-        // Most routes answer none, and their texts are not searched.
-        if !relay.answers_pings(member) || !ping::may_be_ping(text) {
-            return Some(message);
-        }
-        let Some(pong) = ping::pong_of(text) else {
-            return Some(message);
-        };
-        let frame = Frame::encode(Opcode::Text, pong.as_bytes(), relay.accounting());
-        member.outbound().push_frame(&frame);
-        None
-    }
-
     /// Takes a message that is the gateway's own: a request to refresh the socket's token. Returns any other message.
     fn refresh_in(&self, message: consumer::Message) -> Result<RefreshRequest, consumer::Message> {
         let wire = &self.ready.wire;
@@ -190,7 +178,7 @@ impl Connection {
         RefreshRequest::take(text, member, relay, &wire.common).map_err(consumer::Message::Text)
     }
 
-    /// Refreshes the socket's token. As in a consumer's call, frames, pings and closes leave meanwhile, and nothing is read.
+    /// Refreshes the socket's token. As in a consumer's call, the socket is written and read meanwhile.
     /// Returns the close if the socket has closed meanwhile; it had its own token then.
     async fn refresh(&mut self, request: RefreshRequest, opened: Instant) -> Option<CloseFrame> {
         let ReadySocket {
@@ -209,8 +197,8 @@ impl Connection {
         }
     }
 
-    /// Calls the consumer. Meanwhile frames, pings and closes leave, and nothing is read. Returns the close if the socket
-    /// has closed meanwhile.
+    /// Calls the consumer. Meanwhile frames, pings and closes leave, the client's pings are answered, and its next messages
+    /// wait. Returns the close if the socket has closed meanwhile.
     ///
     /// A close does not wait for the consumer. The call goes on to its end, so that the consumer can keep its own state in
     /// order, and only then it is told of the end. A replica that ends drops the call.
@@ -269,7 +257,7 @@ impl ReadySocket {
     }
 }
 
-/// Works while frames, pings and closes leave and nothing is read.
+/// Works while the socket is written and read.
 ///
 /// # Errors
 /// The ending, if the connection ends before the work does.

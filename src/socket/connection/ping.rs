@@ -3,14 +3,39 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::wire::SocketWire;
+use crate::consumer::Message;
+use crate::frame::{Frame, Opcode};
+
 /// The text of a ping, and the `type` of one that is an object.
 const PING: &str = "ping";
 /// The answer to [`PING`].
 const PONG: &str = "pong";
 
+impl SocketWire<'_> {
+    /// Returns the answer to a ping of the page, if the socket's route wants that. `None` for any other message.
+    pub(super) fn pong_for_page(&self, message: &Message) -> Option<Frame> {
+        let Message::Text(text) = message else {
+            return None;
+        };
+        let registration = &self.state.registration;
+        let (member, relay) = (registration.member(), registration.relay());
+        // Most routes answer none, and their texts are not searched.
+        if !relay.answers_pings(member) || !may_be_ping(text) {
+            return None;
+        }
+        let pong = pong_of(text)?;
+        Some(Frame::encode(
+            Opcode::Text,
+            pong.as_bytes(),
+            relay.accounting(),
+        ))
+    }
+}
+
 /// Returns false if a text is certainly no ping. It costs as much as the search for a refresh: nothing for a text that is no
 /// object, else one walk over the text.
-pub(super) fn may_be_ping(text: &str) -> bool {
+fn may_be_ping(text: &str) -> bool {
     let json = text.trim_ascii_start();
     text == PING || (json.starts_with('{') && json.contains("\"ping\""))
 }
@@ -18,7 +43,7 @@ pub(super) fn may_be_ping(text: &str) -> bool {
 /// Returns the answer to a ping: `pong`, or the same object with the `type` `pong`. `None` if the text is no ping.
 ///
 /// Of two keys `type` the last counts, as in Python and in browsers; all else comes back to the byte.
-pub(super) fn pong_of(text: &str) -> Option<String> {
+fn pong_of(text: &str) -> Option<String> {
     if text == PING {
         return Some(PONG.to_owned());
     }

@@ -6,10 +6,11 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use tokio::net::TcpStream;
 
-use super::wire::{Backlog, ConnectionStep, Ending, SocketWire};
+use super::step::{ConnectionStep, Ending};
+use super::wire::{Backlog, SocketWire};
 use crate::consumer;
 use crate::frame::ClientMessage;
-use crate::hub::{BATCH, CloseOrder, Takes};
+use crate::hub::{BATCH, Takes};
 use crate::metrics::FrameKind;
 
 /// The most bytes of one read. Each thread of the runtime has one such buffer.
@@ -25,8 +26,12 @@ pub(super) fn discard(stream: &TcpStream) -> io::Result<usize> {
 }
 
 impl SocketWire<'_> {
-    /// Reads and decodes until the loop has a step, or the stream has no more bytes.
-    pub(super) fn poll_read(&mut self, cx: &mut TaskContext<'_>) -> Poll<ConnectionStep> {
+    /// Reads and decodes until the loop has a step, or the stream has no more bytes. Writes between, as `takes` says.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        takes: Takes,
+    ) -> Poll<ConnectionStep> {
         loop {
             let step = match self.state.take_backlog() {
                 Some(backlog) => self.decode_backlog(backlog),
@@ -40,7 +45,7 @@ impl SocketWire<'_> {
                 Some(step) => return Poll::Ready(step),
             }
             // Pongs are sent before more is read, so that pings fill no queue of a client that reads.
-            if let Poll::Ready(step) = self.poll_write(cx, Takes::All) {
+            if let Poll::Ready(step) = self.poll_write(cx, takes) {
                 return Poll::Ready(step);
             }
             if self.is_behind() {
@@ -68,7 +73,7 @@ impl SocketWire<'_> {
     }
 
     /// Decodes the backlog in place, so that a burst of small messages is copied once and not once per message.
-    fn decode_backlog(&mut self, mut backlog: Box<Backlog>) -> Option<ConnectionStep> {
+    fn decode_backlog(&mut self, mut backlog: Backlog) -> Option<ConnectionStep> {
         let mut input = &backlog.bytes[backlog.decoded..];
         let step = self.decode(&mut input);
         let left = input.len();
@@ -90,11 +95,7 @@ impl SocketWire<'_> {
                     return None;
                 }
                 Err(error) => {
-                    // The close goes behind the queued frames, such as the answers to earlier, valid messages.
-                    let frame = error.0.frame();
-                    let outbound = self.state.outbound();
-                    outbound.close(frame.clone(), CloseOrder::AfterQueued);
-                    return Some(ConnectionStep::End(Ending::CloseBlocked(frame)));
+                    return Some(ConnectionStep::End(Ending::Broken(error.0.frame())));
                 }
             };
             let registration = &self.state.registration;

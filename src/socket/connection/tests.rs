@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -31,6 +32,8 @@ use crate::socket::registration::{Occupancy, Registration};
 use crate::socket::unfinished::UnfinishedMessages;
 use crate::users::UserRecord;
 
+mod ahead;
+
 /// The longest wait for a fact that holds almost at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -38,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Default)]
 struct Desk {
     began: AtomicUsize,
+    /// The first byte of each binary message.
+    seen: Mutex<Vec<u8>>,
     ends: Notify,
     disconnected: AtomicBool,
 }
@@ -47,6 +52,9 @@ struct Waits(Arc<Desk>);
 #[async_trait]
 impl Consumer for Waits {
     async fn receive(&mut self, context: &mut Context<'_>, message: Message) {
+        if let Message::Binary(bytes) = &message {
+            self.0.seen.lock().push(bytes[0]);
+        }
         self.0.began.fetch_add(1, Ordering::SeqCst);
         self.0.ends.notified().await;
         if let Message::Text(text) = message {
@@ -296,7 +304,7 @@ async fn frames_reach_the_consumer_one_at_a_time_and_in_order() {
     }
     for calls in 1..=3 {
         pair.began(calls).await;
-        // Nothing is read while a call is under way, so no other call begins however long it takes.
+        // Messages wait while a call is under way, so no other call begins however long it takes.
         pair.member.outbound().push_frame(&Frame::text("x"));
         pair.reads(b"\x81\x01x").await;
         assert_eq!(pair.desk.began.load(Ordering::SeqCst), calls);
@@ -310,9 +318,16 @@ async fn frames_reach_the_consumer_one_at_a_time_and_in_order() {
 #[tokio::test]
 async fn the_deadline_of_a_message_waits_while_the_consumer_is_at_work() {
     let mut pair = Pair::open().await;
-    pair.client.write_all(&[0x81, 0x82, 0]).await.unwrap();
+    // The beginning of a longer text: so much is read while the consumer is at work, and no more.
+    let begins = [
+        &[0x81, 0xfe, 0x80, 0, 0, 0, 0, 0][..],
+        &[b'x'; super::beside::MOST],
+    ]
+    .concat();
+    pair.client.write_all(&begins).await.unwrap();
+    let held = |pair: &Pair| pair.unfinished.holders().first().map(|(_, bytes)| *bytes);
     let begun = async {
-        while pair.unfinished.holders().is_empty() {
+        while held(&pair).is_none_or(|bytes| bytes < super::beside::MOST as u64) {
             tokio::task::yield_now().await;
         }
     };

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::ahead::ReadAhead;
 use super::slow::SlowWatch;
+use super::step::{ConnectionStep, Ending};
 use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
-use crate::close_code::{CloseFrame, CloseReason};
-use crate::consumer;
+use crate::close_code::CloseReason;
 use crate::frame::{Decoder, Frame};
-use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes, WaitingEvent};
+use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
 use crate::rate::Bucket;
 use crate::socket::Common;
 use crate::socket::registration::Registration;
@@ -26,16 +27,23 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn of(bytes: &[u8], budget: &Arc<MemoryBudget>) -> Option<Box<Self>> {
-        let backlog = || {
-            Box::new(Self {
-                bytes: bytes.into(),
-                decoded: 0,
-                _held: HeldBytes::of(budget, HeldKind::Input, bytes.len()),
-            })
+    pub(super) fn of(bytes: &[u8], budget: &Arc<MemoryBudget>) -> Option<Self> {
+        let backlog = || Self {
+            bytes: bytes.into(),
+            decoded: 0,
+            _held: HeldBytes::of(budget, HeldKind::Input, bytes.len()),
         };
         (!bytes.is_empty()).then(backlog)
     }
+}
+
+/// The input of a client that waits. No idle socket has any.
+#[derive(Default)]
+struct WaitingInput {
+    /// Bytes that were read and not all decoded.
+    backlog: Option<Backlog>,
+    /// Messages that came while the consumer was at work.
+    ahead: Option<ReadAhead>,
 }
 
 /// The state of a socket whose stream takes no more bytes. No other socket pays for it.
@@ -56,8 +64,8 @@ pub(super) struct PartlySent {
 
 /// The state of reading and writing of an open socket, and its place in the hub.
 pub struct WireState {
-    /// Bytes that were read and not all decoded.
-    backlog: Option<Box<Backlog>>,
+    /// The client's input that waits; `None` for an idle socket.
+    input: Option<Box<WaitingInput>>,
     /// The client's message that is not complete.
     pub(super) unfinished: Option<Box<UnfinishedMessage>>,
     /// The frame that the stream took in part, and the socket's progress while it is behind.
@@ -76,7 +84,7 @@ impl WireState {
     /// Makes the state of a socket that has just opened.
     pub fn new(registration: Registration, decoder: Decoder, common: Arc<Common>) -> Self {
         Self {
-            backlog: None,
+            input: None,
             unfinished: None,
             stuck: None,
             registration,
@@ -94,12 +102,13 @@ impl WireState {
     /// Keeps bytes that are read and not decoded.
     pub(super) fn keep_input(&mut self, input: &[u8]) {
         let budget = self.common.heartbeat.unfinished().budget();
-        self.backlog = Backlog::of(input, budget);
+        let backlog = Backlog::of(input, budget);
+        self.set_backlog(backlog);
     }
 
     /// Frees the client's bytes, which nothing decodes once the socket closes.
     pub(super) fn drop_input(&mut self) {
-        self.backlog = None;
+        self.input = None;
         self.unfinished = None;
         self.decoder = Decoder::new(0);
     }
@@ -143,41 +152,53 @@ impl WireState {
         }
     }
 
-    pub(super) fn take_backlog(&mut self) -> Option<Box<Backlog>> {
-        self.backlog.take()
+    pub(super) fn take_backlog(&mut self) -> Option<Backlog> {
+        self.input.as_mut()?.backlog.take()
     }
 
-    pub(super) fn set_backlog(&mut self, backlog: Option<Box<Backlog>>) {
-        self.backlog = backlog;
+    pub(super) fn set_backlog(&mut self, backlog: Option<Backlog>) {
+        match backlog {
+            None => {
+                self.input.take_if(|input| input.ahead.is_none());
+            }
+            some => self.input.get_or_insert_default().backlog = some,
+        }
+    }
+
+    /// Returns the place for input that comes while the consumer is at work.
+    pub(super) fn ahead(&mut self) -> &mut ReadAhead {
+        let budget = self.common.heartbeat.unfinished().budget();
+        let input = self.input.get_or_insert_default();
+        input.ahead.get_or_insert_with(|| ReadAhead::new(budget))
+    }
+
+    /// Returns the input that came while the consumer was at work; `None` if none is left.
+    pub(super) fn read_ahead(&self) -> Option<&ReadAhead> {
+        self.input.as_ref()?.ahead.as_ref()
+    }
+
+    /// Takes the next step that came while the consumer was at work.
+    fn take_ahead(&mut self) -> Option<ConnectionStep> {
+        self.out_of_ahead(ReadAhead::take)
+    }
+
+    /// Takes the end of the input that came while the consumer was at work, if nothing is before it.
+    pub(super) fn take_end_of_input(&mut self) -> Option<Ending> {
+        self.out_of_ahead(ReadAhead::take_end)
+    }
+
+    fn out_of_ahead<T>(&mut self, take: fn(&mut ReadAhead) -> Option<T>) -> Option<T> {
+        let input = self.input.as_mut()?;
+        let taken = take(input.ahead.as_mut()?);
+        input.ahead.take_if(|ahead| ahead.is_empty());
+        self.input
+            .take_if(|input| input.ahead.is_none() && input.backlog.is_none());
+        taken
     }
 
     pub(super) fn outbound(&self) -> &Outbound {
         self.registration.member().outbound()
     }
-}
-
-/// The next step of the loop.
-pub(super) enum ConnectionStep {
-    /// Send the queued pongs before more is decoded.
-    Flush,
-    /// Give a message of the client to the consumer.
-    Message(consumer::Message),
-    /// Give an event to the consumer.
-    Event(Arc<WaitingEvent>),
-    /// End the connection.
-    End(Ending),
-}
-
-/// The way in which a connection ends.
-pub(super) enum Ending {
-    /// Close: the queued frames are sent or dropped.
-    Close(CloseFrame),
-    /// Close, but queued frames may have to be sent first.
-    CloseBlocked(CloseFrame),
-    /// Answer the close of the client.
-    Closed(Option<CloseFrame>),
-    /// The stream ended without a close frame.
-    Gone,
 }
 
 /// The stream of a connection with its state. Its methods stand in the files for reading, writing and the goodbye.
@@ -199,18 +220,11 @@ impl SocketWire<'_> {
             self.state.stop_reading();
             return Poll::Pending;
         }
-        self.state.resume_reading();
-        self.poll_read(cx)
-    }
-
-    /// Writes while the consumer is at work. Ready if the connection ends.
-    pub(super) fn poll_beside(&mut self, cx: &mut TaskContext<'_>) -> Poll<Ending> {
-        self.state.stop_reading();
-        match self.poll_write(cx, Takes::Frames) {
-            Poll::Ready(ConnectionStep::End(ending)) => Poll::Ready(ending),
-            // Neither comes: events stay in the queue, and nothing is read.
-            Poll::Ready(_) | Poll::Pending => Poll::Pending,
+        if let Some(step) = self.state.take_ahead() {
+            return Poll::Ready(step);
         }
+        self.state.resume_reading();
+        self.poll_read(cx, Takes::All)
     }
 
     /// Takes a message from the budget of `limits.messages_per_second`. Over it the socket closes, and the message is

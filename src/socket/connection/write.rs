@@ -5,7 +5,8 @@ use std::io::{self, IoSlice};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use super::slow::SlowWatch;
-use super::wire::{ConnectionStep, Ending, PartlySent, SocketWire};
+use super::step::{ConnectionStep, Ending};
+use super::wire::{PartlySent, SocketWire};
 use crate::close_code::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{BATCH, Blocked, CloseOrder, Next, TOO_SLOW_WAIT, Takes};

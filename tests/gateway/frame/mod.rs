@@ -1,5 +1,6 @@
 //! A frame of a client becomes what its route makes of it.
 
+mod meanwhile;
 mod page_pings;
 mod rust_consumer;
 mod to_group;

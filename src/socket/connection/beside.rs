@@ -1,0 +1,64 @@
+//! Reads a client's frames while its consumer is at work, so that its pings are answered and its close is seen meanwhile.
+//!
+//! Its messages wait for their turn. They take few bytes: behind [`MOST`] of them nothing is read.
+
+use std::task::{Context as TaskContext, Poll, ready};
+
+use super::step::{ConnectionStep, Ending};
+use super::wire::SocketWire;
+use crate::consumer::Message;
+use crate::hub::Takes;
+
+/// Bytes of a client's messages behind which nothing is read while its consumer is at work. The read that passes it may
+/// bring one buffer more. So few that the sockets of a slow consumer are not what `server.max_queue_bytes` has to shed.
+pub(super) const MOST: usize = 16 * 1024;
+
+impl SocketWire<'_> {
+    /// Writes while the consumer is at work, and reads what has room. Ready if the connection ends.
+    ///
+    /// An end of the input waits for the messages before it, but not for the one at work. An error of the client waits for that
+    /// too, since its answer goes before the close.
+    pub(super) fn poll_beside(&mut self, cx: &mut TaskContext<'_>) -> Poll<Ending> {
+        loop {
+            // Events stay in the queue.
+            if let Poll::Ready(ConnectionStep::End(ending)) = self.poll_write(cx, Takes::Frames) {
+                return Poll::Ready(ending);
+            }
+            if let Some(end) = self.state.take_end_of_input() {
+                return Poll::Ready(end);
+            }
+            if self.is_behind() || !self.has_room_ahead() {
+                self.state.stop_reading();
+                return Poll::Pending;
+            }
+            self.state.resume_reading();
+            match ready!(self.poll_read(cx, Takes::Frames)) {
+                ConnectionStep::Message(message) => self.answer_or_keep(message),
+                ConnectionStep::End(ending) if ending.is_of_client() => {
+                    self.state.ahead().end(ending);
+                }
+                ConnectionStep::End(ending) => return Poll::Ready(ending),
+                ConnectionStep::Flush | ConnectionStep::Event(_) => {}
+            }
+        }
+    }
+
+    /// Returns true if more may be read while the consumer is at work.
+    fn has_room_ahead(&self) -> bool {
+        let (bytes, has_ended) = match self.state.read_ahead() {
+            Some(ahead) => (ahead.bytes(), ahead.has_ended()),
+            None => (0, false),
+        };
+        !has_ended && bytes + self.state.decoder.memory() < MOST
+    }
+
+    /// Answers a ping of the page. Any other message waits for its turn.
+    fn answer_or_keep(&mut self, message: Message) {
+        let Some(pong) = self.pong_for_page(&message) else {
+            return self.state.ahead().push(message);
+        };
+        if self.may_receive() {
+            self.state.outbound().push_frame(&pong);
+        }
+    }
+}
