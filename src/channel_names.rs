@@ -123,8 +123,7 @@ pub fn core_key_patterns(prefix: &str, namespace: &str) -> Vec<String> {
 /// Returns the first bytes of a digest of `text`, in hexadecimal.
 pub fn hex_digest(text: &str, bytes: usize) -> String {
     let digest = Sha256::digest(text);
-    let bytes = digest.iter().take(bytes);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest[..bytes])
 }
 
 #[cfg(test)]

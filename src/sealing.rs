@@ -127,13 +127,10 @@ impl SealingKey {
         digest.update(b"lockgate sealing key");
         digest.update(&bytes);
         let digest = digest.finalize();
-        let id = digest[..4].iter().map(|b| format!("{b:02x}"));
+        let id = hex::encode(&digest[..4]);
         let key = RandomizedNonceKey::new(&AES_256_GCM, &bytes);
         let key = key.map_err(|_| fault("a key that AES-256-GCM does not take".to_owned()))?;
-        Ok(Self {
-            id: id.collect(),
-            key,
-        })
+        Ok(Self { id, key })
     }
 }
 

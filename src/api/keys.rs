@@ -55,8 +55,7 @@ pub(super) struct CallerKey(pub(super) KeyDigest);
 impl CallerKey {
     /// Names the key without telling anything of it: `operator key 1a2b3c4d`, the beginning of its digest (SHA-256).
     pub(super) fn actor(&self) -> String {
-        let digits = self.0[..4].iter().map(|byte| format!("{byte:02x}"));
-        format!("operator key {}", digits.collect::<String>())
+        format!("operator key {}", hex::encode(&self.0[..4]))
     }
 }
 

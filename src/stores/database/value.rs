@@ -74,9 +74,7 @@ impl SqlValue {
             Self::Text(text) => write_text(text, out, false),
             Self::Bytes(bytes) => {
                 out.push_str("\"\\\\x");
-                for byte in bytes {
-                    out.push_str(&format!("{byte:02x}"));
-                }
+                out.push_str(&hex::encode(bytes));
                 out.push('"');
             }
         }
