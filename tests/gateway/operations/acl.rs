@@ -125,6 +125,13 @@ pub(super) async fn ask(
 }
 
 /// The names of all commands in a category, and the number of arguments that each needs.
+/// Redis refuses the command for the lack of a right.
+async fn refused(connection: &MultiplexedConnection, command: &str) {
+    let answer = ask(connection, command).await;
+    let code = answer.as_ref().err().and_then(|error| error.code());
+    assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+}
+
 async fn commands_of(redis: &RedisServer, category: &str) -> Vec<(String, usize)> {
     let names: Vec<String> = redis.command(&["ACL", "CAT", category]).await;
     let mut commands = Vec::new();
@@ -209,9 +216,7 @@ async fn a_back_end_on_pubsub_may_run_no_harmful_command() {
             "FLUSHALL",
             "DEBUG SLEEP 1",
         ] {
-            let answer = ask(&connection, command).await;
-            let code = answer.as_ref().err().and_then(|error| error.code());
-            assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+            refused(&connection, command).await;
         }
     }
 }
@@ -296,9 +301,7 @@ async fn a_django_project_and_the_gateway_work_as_these_users() {
                 let command = command
                     .replace("KEY", &tenant.redis_key("deny:user:1"))
                     .replace("RULES", &tenant.redis_key("groups"));
-                let answer = ask(&own, &command).await;
-                let code = answer.as_ref().err().and_then(|error| error.code());
-                assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+                refused(&own, &command).await;
             }
         }
         django.logout(&token).await;
@@ -428,9 +431,7 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         "ACL LIST".to_owned(),
         "MONITOR".to_owned(),
     ] {
-        let answer = ask(&back_end, &command).await;
-        let code = answer.as_ref().err().and_then(|error| error.code());
-        assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+        refused(&back_end, &command).await;
     }
     let mut listener = Client::open(confined.url(&names[0]))
         .unwrap()
@@ -452,8 +453,6 @@ async fn acl_lines_confine_each_back_end_and_let_the_gateway_do_its_work() {
         "SET anything 1",
         "KEYS *",
     ] {
-        let answer = ask(&own, command).await;
-        let code = answer.as_ref().err().and_then(|error| error.code());
-        assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
+        refused(&own, command).await;
     }
 }
