@@ -66,6 +66,8 @@ pub struct Facts {
     pub max_bulk: Option<u64>,
     /// The most bytes of memory of all clients (`maxmemory-clients`); 0 means no limit. Redis 7 has it.
     pub client_memory: Option<u64>,
+    /// True if it frees keys that expire beside its other work (`lazyfree-lazy-expire`).
+    pub lazy_expire: Option<bool>,
 }
 
 impl Facts {
@@ -100,6 +102,8 @@ impl Facts {
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
         facts.max_bulk = number(setting(store, "proto-max-bulk-len").await?);
         facts.client_memory = number(setting(store, "maxmemory-clients").await?);
+        let lazy = setting(store, "lazyfree-lazy-expire").await?;
+        facts.lazy_expire = lazy.map(|word| word == "yes");
         Ok(facts)
     }
 

@@ -10,8 +10,7 @@ use crate::stores::inspection::Facts;
 const CLIENT_MEMORY: u64 = 64 * 1024 * 1024;
 
 /// The advice for a server that tenants share.
-pub(super) const BOUNDS: &str =
-    "set proto-max-bulk-len 8mb, maxmemory-clients 64mb (Redis 7) and maxmemory with noeviction";
+pub(super) const BOUNDS: &str = "set proto-max-bulk-len 8mb, lazyfree-lazy-expire yes, maxmemory-clients 64mb (Redis 7) and maxmemory with noeviction";
 
 /// Tells whether a restart forgets the users of the server. `has_users` is true if the login is not the default user.
 pub(super) fn users(has_users: bool, facts: &Facts) -> (Severity, String, &'static str) {
@@ -60,12 +59,15 @@ pub(super) fn bounds(facts: &Facts) -> (Severity, String, &'static str) {
     if !bounded {
         faults.push("stop the server by a long transaction".to_owned());
     }
+    if facts.lazy_expire == Some(false) {
+        faults.push("stop the server by a large key that expires".to_owned());
+    }
     if facts.maxmemory == Some(0) {
         faults.push("fill the machine's memory".to_owned());
     }
     match faults.is_empty() {
         true => {
-            let bounded = "values, transactions and memory are bounded";
+            let bounded = "values, transactions, ends of keys and memory are bounded";
             (Severity::Ok, bounded.to_owned(), "")
         }
         false => {
@@ -86,6 +88,7 @@ mod tests {
             max_bulk: Some(8 << 20),
             client_memory: Some(64 << 20),
             maxmemory: Some(1 << 30),
+            lazy_expire: Some(true),
             ..Facts::default()
         };
         let open = Facts {
@@ -98,6 +101,11 @@ mod tests {
             client_memory: None,
             ..tight.clone()
         };
+        // Before, the end of one tenant's key of 200 MB could stop the server, and no one was told.
+        let eager = Facts {
+            lazy_expire: Some(false),
+            ..tight.clone()
+        };
         for (facts, severity, words) in [
             (&tight, Severity::Ok, &["bounded"][..]),
             (
@@ -106,6 +114,7 @@ mod tests {
                 &["536870912 bytes", "transaction", "memory"],
             ),
             (&old, Severity::Warn, &["transaction"]),
+            (&eager, Severity::Warn, &["expires"]),
             (&Facts::default(), Severity::Note, &["unknown"]),
         ] {
             let (found, detail, _) = bounds(facts);

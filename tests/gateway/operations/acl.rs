@@ -85,6 +85,7 @@ impl Confined {
             "ACL SAVE",
             "CONFIG REWRITE",
             "proto-max-bulk-len",
+            "lazyfree-lazy-expire",
         ] {
             assert!(text.contains(word), "{text}");
         }
@@ -124,7 +125,6 @@ pub(super) async fn ask(
     cmd.query_async(&mut connection.clone()).await
 }
 
-/// The names of all commands in a category, and the number of arguments that each needs.
 /// Redis refuses the command for the lack of a right.
 async fn refused(connection: &MultiplexedConnection, command: &str) {
     let answer = ask(connection, command).await;
@@ -132,6 +132,7 @@ async fn refused(connection: &MultiplexedConnection, command: &str) {
     assert_eq!(code, Some("NOPERM"), "{command}: {answer:?}");
 }
 
+/// The names of all commands in a category, and the number of arguments that each needs.
 async fn commands_of(redis: &RedisServer, category: &str) -> Vec<(String, usize)> {
     let names: Vec<String> = redis.command(&["ACL", "CAT", category]).await;
     let mut commands = Vec::new();

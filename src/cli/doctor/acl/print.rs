@@ -13,8 +13,9 @@ pub(in crate::cli::doctor) fn text(lines: &[AclLine]) -> String {
          # configuration file by CONFIG REWRITE; without either they cannot be saved. `lockgate doctor` says which it is.\n\
          # When every client has a user, disable the default user: ACL SETUSER default off\n\
          # No rule bounds the size of values, of messages and of transactions, or the number of keys. On a Redis that tenants\n\
-         # share, set: CONFIG SET proto-max-bulk-len 8mb, CONFIG SET maxmemory-clients 64mb (Redis 7), maxmemory with noeviction,\n\
-         # and watch used_memory: in a full Redis no token can be revoked. A Redis for each tenant is the only full separation.\n",
+         # share, set: CONFIG SET proto-max-bulk-len 8mb, CONFIG SET lazyfree-lazy-expire yes, CONFIG SET maxmemory-clients 64mb\n\
+         # (Redis 7), maxmemory with noeviction, and watch used_memory: in a full Redis no token can be revoked. A Redis for\n\
+         # each tenant is the only full separation.\n",
     );
     if lines.iter().any(|line| line.line.contains("+fcall")) {
         text.push_str(
