@@ -75,7 +75,7 @@ pub(super) async fn list(
         return Err(ApiProblem::HistoryQueryNotValid);
     }
     let from = since.as_ref().map_or_else(HistoryFrom::default, Into::into);
-    let page = tenant.relay.layer().history(&group, from).await;
+    let page = tenant.relay.history(&group, from).await;
     match page {
         Ok(Some(page)) => Ok(Json(shown(&tenant, &group, since, (page, limit)))),
         Ok(None) => Err(ApiProblem::HistoryNotKept),

@@ -68,6 +68,8 @@ pub struct HistoryPage {
     pub entries: Vec<RecordedEvent>,
     /// True if events follow that did not fit into the page; read on after the last one.
     pub more: bool,
+    /// The number of values that were found and that no history has: the position, or entries of the part that was read.
+    pub unreadable: u64,
 }
 
 /// An event of a history.

@@ -230,7 +230,7 @@ impl Inbox {
         }
     }
 
-    /// Counts a message to gateways that is none.
+    /// Counts a message to gateways that is none, or that tells of a value that is none.
     pub(super) fn count_unreadable(&self) {
         if let Some(metrics) = &self.metrics {
             metrics.unreadable_values.increment(1);

@@ -304,7 +304,23 @@ impl Relay {
         let groups = self.parts.hub.groups();
         groups.if_absent(name, || layer.unsubscribe(name));
         subscribed?;
-        layer.history(name, from).await
+        self.history(name, from).await
+    }
+
+    /// Reads one page of a group's history; `None` if the group has none. Values that are not readable are counted.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the layer cannot be read.
+    pub async fn history(
+        &self,
+        group: &GroupName,
+        from: HistoryFrom,
+    ) -> Result<Option<HistoryPage>, LayerError> {
+        let page = self.parts.layer.history(group, from).await?;
+        if let Some(page) = page.as_ref().filter(|page| page.unreadable > 0) {
+            self.not_readable(group, page.unreadable);
+        }
+        Ok(page)
     }
 
     /// Counts a page while it is in work.

@@ -4,6 +4,7 @@ use super::Relay;
 use super::acceptance::AcceptanceError;
 use crate::channel_layer::{LayerError, Target};
 use crate::event::Event;
+use crate::ids::GroupName;
 use crate::metrics::DropCause;
 
 /// Bytes of an event type kept for logging; senders choose it.
@@ -31,6 +32,17 @@ impl Relay {
             tracing::warn!(
                 tenant.id = %self.parts.tenant, group.name = group, error = %error,
                 "Dropped a message that is no event; further ones are only counted"
+            );
+        }
+    }
+
+    /// Counts values of a group's history that cannot be read.
+    pub(super) fn not_readable(&self, group: &GroupName, count: u64) {
+        self.parts.metrics.unreadable_values.increment(count);
+        if self.first_report("lockgate.unreadable") {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, group.name = %group, count,
+                "A history in Redis has values that are none; further ones are only counted"
             );
         }
     }

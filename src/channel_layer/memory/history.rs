@@ -86,6 +86,7 @@ impl Histories {
             past: PastEpochs::default(),
             entries,
             more: unknown.next().is_some(),
+            unreadable: 0,
         }
     }
 

@@ -178,7 +178,7 @@ impl Subscriber {
                 }
             }
             Some(GroupNotice::Hole(position)) => self.unheard(channel, &position),
-            None => {
+            Some(GroupNotice::Unreadable) | None => {
                 for route in self.notice_routes(channel) {
                     route.inbox.count_unreadable();
                 }

@@ -85,21 +85,23 @@ end
 
 local NEWEST = {'epoch', 'offset', 't', 'run'}
 
--- Returns epoch and offset, and the time and the process of the newest event; nil if there is no position or it is not
--- readable. Returns an error table first if Redis refuses the read.
+-- Returns epoch and offset, and the time and the process of the newest event; nil if there is no position, and false if it is
+-- not readable. Returns an error table first if Redis refuses the read.
 local function position_of(key)
     local found = values_of(key, NEWEST)
-    if not found or found.err then return found end
+    if not found then return false end
+    if found.err then return found end
     local epoch, offset = found[1], found[2]
-    if not epoch or not offset or #epoch > 64 or not string.find(epoch, '^%w+$') then return nil end
-    if #offset > 16 or not string.find(offset, '^%d+$') or tonumber(offset) > MOST then return nil end
+    if not epoch and not offset then return nil end
+    if not epoch or not offset or #epoch > 64 or not string.find(epoch, '^%w+$') then return false end
+    if #offset > 16 or not string.find(offset, '^%d+$') or tonumber(offset) > MOST then return false end
     local run = found[4] ~= '' and found[4] or nil
     return epoch, tonumber(offset), tonumber(found[3] or nil), run
 end
 
 -- Ends the epoch if another process has written the newest event: this one may lack events that clients know, and must not
 -- give their offsets to others in the same epoch. The offsets go on in the epoch `fresh`, and nothing is lost to those that
--- stand where the old one has ended. Returns the epoch that holds, or an error table; nil if the position is not readable.
+-- stand where the old one has ended. Returns the epoch that holds, or an error table; false if the position is not readable.
 local function epoch_here(position, epoch, offset, run, fresh)
     local here = process()
     if not here or here == run then return epoch end
@@ -107,7 +109,8 @@ local function epoch_here(position, epoch, offset, run, fresh)
     local changed = {'HSET', position, 'run', here}
     if run then
         local past = past_of(position)
-        if not past or past.err then return past end
+        if not past then return false end
+        if past.err then return past end
         table.insert(past, 1, epoch .. ' ' .. number(offset))
         for i, field in ipairs(PAST) do
             if not past[i] then break end
@@ -163,7 +166,8 @@ end
 
 -- Adds an event to a history; without an event its offset stays empty. Returns epoch, offset and its time in milliseconds, or an
 -- error table; then nothing was added. A history that cannot take the next offset (another type, foreign entries) begins again in the epoch `fresh`.
-local function append(history, position, fresh, size, ttl, event)
+-- Gateways are told on the channel `gateways` of a position that is not readable.
+local function append(history, position, fresh, size, ttl, gateways, event)
     local now = milliseconds()
     local epoch, offset, before, run = position_of(position)
     if type(epoch) == 'table' then return epoch end
@@ -172,6 +176,7 @@ local function append(history, position, fresh, size, ttl, event)
         epoch = epoch_here(position, epoch, offset, run, fresh)
         if type(epoch) == 'table' then return epoch end
     end
+    if epoch == false then redis.call('PUBLISH', gateways, '1 u') end
     local added, begun
     for _ = 1, 2 do
         if not epoch then
@@ -237,7 +242,7 @@ local function record(keys, argv)
     if refused then return refused end
     local before = recorded_before(keys[1], argv[7])
     if before then return before end
-    local epoch, offset = append(keys[1], keys[2], argv[1], argv[2], tonumber(argv[3]), argv[6])
+    local epoch, offset = append(keys[1], keys[2], argv[1], argv[2], tonumber(argv[3]), argv[4], argv[6])
     if type(epoch) == 'table' then return epoch end
     local at = epoch .. ' ' .. number(offset)
     redis.call('PUBLISH', argv[4], '1 r ' .. at)

@@ -45,7 +45,7 @@ local function leave_out(keys, argv)
     local epoch, offset = position_of(keys[3])
     if type(epoch) == 'table' then return epoch end
     if not epoch then return 0 end
-    epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]))
+    epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[4])
     if type(epoch) == 'table' then return epoch end
     redis.call('PUBLISH', argv[4], '1 h ' .. epoch .. ' ' .. number(offset))
     return 1
@@ -74,7 +74,7 @@ local function take_in(keys, argv)
         left = left - 1
         local event = string.sub(popped[1], tonumber(argv[5]) + 1)
         if #event > 0 and #event <= tonumber(argv[8]) then
-            local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), event)
+            local epoch, offset = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[4], event)
             if type(epoch) == 'table' then
                 redis.call('ZADD', keys[1], popped[2], popped[1])
                 return epoch, false
@@ -144,7 +144,7 @@ local function record_here(keys, argv)
     if at then
         now = milliseconds()
     else
-        local epoch, offset, time = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[12])
+        local epoch, offset, time = append(keys[2], keys[3], argv[1], argv[2], tonumber(argv[3]), argv[4], argv[12])
         if type(epoch) == 'table' then return epoch end
         at, now = epoch .. ' ' .. number(offset), time
         redis.call('PUBLISH', argv[4], '1 e ' .. at .. '\n' .. argv[12])

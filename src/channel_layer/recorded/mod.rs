@@ -205,7 +205,8 @@ pub(super) fn recorded(
     notice::position(&answer).ok_or_else(|| not_understood(store))
 }
 
-/// Reads a page: epoch, newest offset, 1 if more follow, the epochs before, then offset, event, ….
+/// Reads a page: epoch, newest offset, 1 if more follow, the epochs before, the number of values that are not readable, then
+/// offset, event, ….
 pub(super) fn page(
     store: &RedisStore,
     answer: Result<Vec<redis::Value>, StoreError>,
@@ -219,6 +220,7 @@ pub(super) fn page(
         };
         let more: u8 = redis::from_redis_value(values.next()?).ok()?;
         let past: String = redis::from_redis_value(values.next()?).ok()?;
+        let unreadable = redis::from_redis_value(values.next()?).ok()?;
         let mut entries = Vec::with_capacity(values.len() / 2);
         while let Some(offset) = values.next() {
             let event: Vec<u8> = redis::from_redis_value(values.next()?).ok()?;
@@ -232,6 +234,7 @@ pub(super) fn page(
             past: PastEpochs::parse(&past),
             entries,
             more: more == 1,
+            unreadable,
         })
     };
     read(answer?).ok_or_else(|| not_understood(store))

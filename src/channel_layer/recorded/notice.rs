@@ -17,12 +17,17 @@ pub(in crate::channel_layer) enum GroupNotice<'a> {
     Presence(&'a [u8]),
     /// `1 h EPOCH OFFSET`: the offset stays without an event, because events were lost before they were recorded.
     Hole(Position),
+    /// `1 u`: the position of the group was not readable, and its history began again.
+    Unreadable,
 }
 
 impl<'a> GroupNotice<'a> {
     /// Reads a message; `None` if it is none that this version knows.
     pub(in crate::channel_layer) fn parse(message: &'a [u8]) -> Option<Self> {
         let rest = message.strip_prefix(b"1 ")?;
+        if rest == b"u" {
+            return Some(Self::Unreadable);
+        }
         if let Some(at) = rest.strip_prefix(b"h ") {
             return Some(Self::Hole(position(at)?));
         }

@@ -18,15 +18,16 @@ end
 local FETCHED = 8
 
 -- Returns the entries between two offsets that are an event each, up to a number of entries and of bytes, as offset, event, …
--- and true if others follow. Entries that are oversized are removed, so that they are fetched once; readers find a hole.
+-- then true if others follow, and the number of entries that are not readable. Entries that are oversized are removed, so that
+-- they are fetched once; readers find a hole.
 local function entries(history, from, to, oldest, most, bytes)
-    local out, count, size, largest, ask = {}, 0, 0, 0, 1
+    local out, count, size, largest, ask, unreadable = {}, 0, 0, 0, 1, 0
     while from <= to do
         local some = redis.pcall('XRANGE', history, number(from) .. '-0', number(to) .. '-0', 'COUNT', ask)
-        if some.err then return out, false end
+        if some.err then return out, false, unreadable end
         for _, entry in ipairs(some) do
             local offset, part = string.match(entry[1], '^(%d+)-(%d+)$')
-            if count >= most or size >= bytes then return out, true end
+            if count >= most or size >= bytes then return out, true, unreadable end
             from = tonumber(offset) + 1
             local event
             for i = 1, #entry[2], 2 do
@@ -34,18 +35,20 @@ local function entries(history, from, to, oldest, most, bytes)
             end
             if event and #event > largest then largest = #event end
             local time = time_of(entry)
-            if is_oversized(entry) then
-                redis.pcall('XDEL', history, entry[1])
-            elseif part == '0' and event and #event <= LONGEST_EVENT and time and time > oldest then
+            local oversized = is_oversized(entry)
+            if oversized or part ~= '0' or not event or #event > LONGEST_EVENT or not time then
+                unreadable = unreadable + 1
+                if oversized then redis.pcall('XDEL', history, entry[1]) end
+            elseif time > oldest then
                 out[#out + 1] = offset
                 out[#out + 1] = event
                 count, size = count + 1, size + #event
             end
         end
-        if #some < ask then return out, false end
+        if #some < ask then return out, false, unreadable end
         ask = math.max(1, math.min(FETCHED, 2 * ask, math.floor((bytes - size) / (largest + 1))))
     end
-    return out, false
+    return out, false, unreadable
 end
 
 -- Returns the offset after which to read for one that stands at an offset of an epoch.
@@ -59,7 +62,7 @@ local function place_in(epoch, past, asked, offset)
 end
 
 -- Reads the events after an offset. Returns epoch, newest offset, 1 if more follow, the epochs before (`EPOCH OFFSET`, perhaps
--- ` lost`, with commas between), then offset, event, ….
+-- ` lost`, with commas between), the number of values that are not readable, then offset, event, ….
 -- KEYS: history, position. ARGV: epoch of a new history, life of an event in milliseconds, the epoch of the offset (or
 -- nothing, if the offset holds in any), the offset, the most events, the most bytes.
 local function read(keys, argv)
@@ -73,13 +76,13 @@ local function read(keys, argv)
         local refused = begin(keys[1], keys[2], argv[1], ttl)
         -- A Redis that takes no writes is read all the same: its history is empty.
         if refused and not string.find(refused.err, '^OOM') and not string.find(refused.err, '^MISCONF') then return refused end
-        return {argv[1], '0', 0, ''}
+        return {argv[1], '0', 0, '', epoch == nil and 0 or 1}
     end
     if past.err then return past end
     redis.pcall('PEXPIRE', keys[2], life(ttl))
     local after = place_in(epoch, past, argv[3], tonumber(argv[4]))
-    local found, more = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]))
-    local page = {epoch, number(newest), more and 1 or 0, table.concat(past, ',')}
+    local found, more, unreadable = entries(keys[1], after + 1, newest, milliseconds() - ttl, tonumber(argv[5]), tonumber(argv[6]))
+    local page = {epoch, number(newest), more and 1 or 0, table.concat(past, ','), unreadable}
     for _, value in ipairs(found) do page[#page + 1] = value end
     return page
 end

@@ -67,6 +67,7 @@ impl Book {
             past: self.past.clone(),
             entries,
             more: unknown.next().is_some(),
+            unreadable: 0,
         }
     }
 }

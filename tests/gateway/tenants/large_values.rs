@@ -277,6 +277,7 @@ async fn no_value_of_a_history_is_fetched_twice() {
     let (history, position) = (key("history"), key("position"));
     let long = "x".repeat(HISTORY_VALUE);
     let before = gateway.replica().process.peak_memory();
+    let mut unreadable = 0.0;
     for field in [
         "entry", "epoch", "offset", "t", "run", "past1", "past2", "past3", "past4",
     ] {
@@ -331,8 +332,18 @@ async fn no_value_of_a_history_is_fetched_twice() {
             theirs,
             "{field}"
         );
+        // Before, no metric said that a back end had written what no history has.
+        let name = [("tenant", &*acme.name)];
+        let counted = { gateway.replica() }.metric(UNREADABLE, &name, |now| now > unreadable);
+        unreadable = counted.await;
         let _: u64 = redis.command(&["DEL", &history, &position]).await;
     }
+    let told = gateway.output();
+    assert_eq!(
+        told.matches("has values that are none").count(),
+        1,
+        "{told}"
+    );
     let grown = gateway.replica().process.peak_memory();
     let grown = grown.saturating_sub(before);
     println!("{} MiB more memory", grown >> 20);

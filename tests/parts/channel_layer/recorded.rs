@@ -359,6 +359,56 @@ async fn lost_and_foreign_data_begin_a_new_epoch() {
     }
 }
 
+/// Before, a position that others had broken was replaced without a word, and entries that are none were passed over so.
+#[tokio::test]
+async fn values_that_are_none_are_counted_by_reads_and_told_by_records() {
+    let redis = Redis::start().await;
+    let (tenant, mut link) = (tenant(&redis), redis.link().await);
+    let (stream, position) = (stream("g"), position("g"));
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut gateways = client.get_async_pubsub().await.unwrap();
+    let notices = position.replace(":position:", ":group:");
+    gateways.subscribe(&notices).await.unwrap();
+    let mut told = gateways.on_message();
+    let mut told = async || {
+        let message = timeout(MINUTES, told.next()).await.unwrap();
+        message.unwrap().get_payload::<String>().unwrap()
+    };
+    let unreadable = async || {
+        let page = read(&tenant, "g", HistoryFrom::default()).await;
+        page.unreadable
+    };
+    for broken in [
+        "HDEL POSITION epoch",
+        "HSET POSITION offset 1e3",
+        &format!("HSET POSITION run {}", "x".repeat(97)),
+        &format!("HSET POSITION t 0 run other past1 {}", "x".repeat(97)),
+    ] {
+        let broken = broken.replace("POSITION", &position);
+        record(&tenant, "g", 1).await;
+        assert!(told().await.starts_with("1 r "));
+        assert_eq!(unreadable().await, 0, "{broken}");
+        let _: u64 = ask(&mut link, &broken).await;
+        assert_eq!(unreadable().await, 1, "{broken}");
+        assert_eq!(unreadable().await, 0, "{broken}: it has begun again");
+        record(&tenant, "g", 2).await;
+        assert!(told().await.starts_with("1 r "));
+        let _: u64 = ask(&mut link, &broken).await;
+        record(&tenant, "g", 3).await;
+        assert_eq!(told().await, "1 u", "{broken}");
+        assert!(told().await.starts_with("1 r "));
+    }
+    // One that is away is none that is broken.
+    let _: u64 = ask(&mut link, &format!("DEL {position}")).await;
+    assert_eq!(unreadable().await, 0);
+    record(&tenant, "g", 1).await;
+    for entry in ["2-0 a b", "3-0 e x"] {
+        let _: String = ask(&mut link, &format!("XADD {stream} {entry}")).await;
+    }
+    let _: u64 = ask(&mut link, &format!("HSET {position} offset 3")).await;
+    assert_eq!(unreadable().await, 2);
+}
+
 #[tokio::test]
 async fn a_deleted_stream_is_a_hole_and_foreign_entries_are_passed_over() {
     let redis = Redis::start().await;
