@@ -47,9 +47,9 @@ impl Database {
                 vec![text(table), text(schema)],
             ),
         };
-        let rows = self.ask("columns", sql.to_owned(), binds).await?;
+        let answer = self.ask("columns", sql.to_owned(), binds).await?;
         let mut columns = Columns::default();
-        for row in rows {
+        for row in answer.rows {
             let Some(name) = row.first().and_then(|(_, value)| value.as_text()) else {
                 continue;
             };
@@ -99,11 +99,13 @@ impl Database {
         };
         let (sql, binds) = statement.render(|_| binds.clone());
         let sql = match self.dialect() {
-            Dialect::Postgres => postgres::wrap_rows(&sql),
+            Dialect::Postgres => postgres::bounded_rows(&sql, None, &[]),
             Dialect::MySql | Dialect::Sqlite => sql,
         };
+        let columns = self.prepare(sql, binds).await?;
+        query.describe(&columns);
         Ok(Columns {
-            readable: self.prepare(sql, binds).await?,
+            readable: columns.into_iter().map(|column| column.name).collect(),
             ..Columns::default()
         })
     }

@@ -80,8 +80,8 @@ impl Database {
     /// Returns the last value of the first row; `None` if there is no row, or the server refuses the statement.
     async fn last_value(&self, sql: &str) -> Result<Option<super::value::SqlValue>, StoreError> {
         match self.ask("inspect", sql.to_owned(), Vec::new()).await {
-            Ok(rows) => {
-                let row = rows.into_iter().next();
+            Ok(answer) => {
+                let row = answer.rows.into_iter().next();
                 Ok(row.and_then(|mut row| row.pop()).map(|(_, value)| value))
             }
             Err(AskError { error, .. }) => match error.kind {

@@ -11,9 +11,10 @@ use sqlx::pool::PoolConnection;
 use sqlx::{ConnectOptions, Connection, Pool};
 use tracing::{info, warn};
 
+use super::answer::SqlAnswer;
+use super::bounded::DescribedColumn;
 use super::budget::{ConnectionTurn, Gate};
 use super::statement::Bind;
-use super::value::Row;
 use super::way::Way;
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
@@ -52,14 +53,14 @@ pub(super) trait Link: sqlx::Database {
         conn: &mut Self::Connection,
         ask: &Ask,
         pooled: bool,
-    ) -> impl Future<Output = Result<Vec<Row>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<SqlAnswer, sqlx::Error>> + Send;
 
-    /// Returns the names of the columns that a statement returns, without running it.
+    /// Returns the columns that a statement returns, without running it.
     fn columns(
         conn: &mut Self::Connection,
         ask: &Ask,
         pooled: bool,
-    ) -> impl Future<Output = Result<Vec<String>, sqlx::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<DescribedColumn>, sqlx::Error>> + Send;
 }
 
 /// The record of whether the database answers. It feeds the metric, one log line per change, and
@@ -147,7 +148,7 @@ pub(super) async fn ask<DB: Link>(
     health: &Health,
     operation: &'static str,
     ask: &Ask,
-) -> Result<Vec<Row>, AskError> {
+) -> Result<SqlAnswer, AskError> {
     let began = Instant::now();
     let first = attempt(pool, gate, ask, false).await;
     let outcome = match first {
@@ -157,13 +158,13 @@ pub(super) async fn ask<DB: Link>(
     settle(health, operation, began, outcome)
 }
 
-/// Returns the names of the columns of `ask`.
+/// Returns the columns of `ask`.
 pub(super) async fn columns<DB: Link>(
     pool: &Pool<DB>,
     gate: &Gate,
     health: &Health,
     ask: &Ask,
-) -> Result<Vec<String>, AskError> {
+) -> Result<Vec<DescribedColumn>, AskError> {
     let began = Instant::now();
     let mut pooled = ask.is_pooled();
     let outcome = async {
@@ -195,6 +196,10 @@ pub(super) enum ValueFault {
     Parameter,
     /// A bound value or a value in a row.
     Unknown,
+    /// A value in a row is longer than the database passes on.
+    TooLong,
+    /// The server has ended the statement at its time limit: for a value that takes long to read, or because it is slow itself.
+    TooSlow,
 }
 
 enum Failed {
@@ -257,7 +262,7 @@ async fn attempt<DB: Link>(
     gate: &Gate,
     ask: &Ask,
     again: bool,
-) -> Result<Vec<Row>, Failed> {
+) -> Result<SqlAnswer, Failed> {
     let known = ask.is_pooled();
     let conn = connection(pool, gate, again).await;
     let (mut conn, _turn) = conn.map_err(|failed| failed.perhaps_of_pooler(known))?;
@@ -266,6 +271,8 @@ async fn attempt<DB: Link>(
     match &answer {
         // The answer may still come, and the next user of the connection would get it.
         Err(Failed::NoAnswer) => drop(conn.detach()),
+        // Rows are still coming. The server ends the statement once the connection is gone.
+        Ok(answer) if answer.is_stopped => drop(conn.detach()),
         // The server's plan of a prepared statement does not fit the changed table.
         Err(Failed::Sql(error)) if is_pooler(error) || code(error).as_deref() == Some("0A000") => {
             drop(conn.detach());
@@ -371,15 +378,19 @@ fn is_broken(error: &sqlx::Error) -> bool {
 }
 
 fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
-    use ValueFault::{Parameter, Unknown};
+    use ValueFault::{Parameter, TooLong, TooSlow, Unknown};
     match mysql_number(error) {
         // Collations that cannot be mixed; text that the column's character set lacks.
         Some(1267 | 3854) => Some(Parameter),
         Some(1292 | 1366) => Some(Unknown),
+        Some(1969 | 3024) => Some(TooSlow),
         Some(_) => None,
         None => match code(error)?.as_str() {
             // A number out of range; text that is not a number or UUID; characters that the encoding lacks.
             "22003" | "22P02" | "22P05" => Some(Parameter),
+            // SQLite: a string or blob over the limit with which it is built.
+            "18" => Some(TooLong),
+            "57014" => Some(TooSlow),
             code if code.len() == 5 && code.starts_with("22") => Some(Unknown),
             _ => None,
         },
@@ -388,10 +399,12 @@ fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
 
 pub(super) fn is_schema_error(error: &sqlx::Error) -> bool {
     match mysql_number(error) {
-        // Unknown column, table or column not permitted, no such table.
-        Some(number) => matches!(number, 1054 | 1142 | 1143 | 1146),
-        None => code(error)
-            .is_some_and(|code| matches!(code.as_str(), "42703" | "42P01" | "42501" | "1")),
+        // Unknown column, two of one name, table or column not permitted, no such table; a list of columns that does not fit
+        // (MySQL, MariaDB).
+        Some(number) => matches!(number, 1054 | 1060 | 1142 | 1143 | 1146 | 1353 | 4002),
+        None => code(error).is_some_and(|code| {
+            matches!(code.as_str(), "42702" | "42703" | "42P01" | "42501" | "1")
+        }),
     }
 }
 

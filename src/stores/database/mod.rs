@@ -4,7 +4,6 @@
 //! type that it does not know fails the whole row. Nothing here writes to the database of a tenant or prints a password;
 //! [`tenant_table`] has the tables of the registry, which are the gateway's own.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,25 +13,27 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{MySqlPool, SqlitePool};
 
+use self::answer::SqlAnswer;
+use self::bounded::DescribedColumn;
 use self::budget::Gate;
-use self::columns::missing_column;
 use self::link::{Ask, AskError, Health, ValueFault};
 use self::pooler::PoolerAware;
 use self::url::DriverOptions;
-use self::value::Row;
 use crate::config::{PoolConfig, Secret, Trust};
 use crate::error::{Dependency, ErrorKind, StoreError};
-use crate::ids::UserId;
-use crate::metrics;
 
 pub use self::budget::ConnectionBudget;
+pub use self::fetching::{FetchedUsers, by_id};
 pub use self::inspection::DatabaseFacts;
 pub use self::statement::{Dialect, SqlParam, Statement, StatementError};
 pub use self::url::DatabaseUrl;
 pub use self::user_query::{UserQuery, UserRow};
 
+mod answer;
+mod bounded;
 mod budget;
 mod columns;
+mod fetching;
 mod inspection;
 mod link;
 mod mysql;
@@ -65,15 +66,6 @@ pub enum ColumnProblem {
     NotReturned { column: String },
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// The result of [`Database::fetch_users`].
-#[derive(Debug, Default)]
-pub struct FetchedUsers {
-    /// The rows of the users that the database has.
-    pub rows: Vec<UserRow>,
-    /// The users whose row the database may have but cannot read, for example text that is not valid in its encoding.
-    pub unreadable: Vec<(UserId, StoreError)>,
 }
 
 enum Pools {
@@ -174,114 +166,12 @@ impl Database {
         }
     }
 
-    /// Returns the rows of the users `ids`, in no particular order. An id without a row is not a user. Two rows with
-    /// one id are both returned, and neither is the user (see [`by_id`]).
-    ///
-    /// # Errors
-    /// Fails if the database does not answer, or `query` does not fit it.
-    pub async fn fetch_users(
-        &self,
-        query: &UserQuery,
-        ids: &[UserId],
-    ) -> Result<FetchedUsers, StoreError> {
-        let mut fetched = FetchedUsers::default();
-        let mut chunks: Vec<&[UserId]> = ids.chunks(MAX_IDS).collect();
-        while let Some(chunk) = chunks.pop() {
-            match self.fetch_chunk(query, chunk).await {
-                Ok(rows) => fetched.rows.extend(rows),
-                Err(failed) => match failed.value {
-                    None => return Err(failed.error),
-                    // One value that the database cannot read must not hide the other users, so halves are asked
-                    // for until it stands alone.
-                    Some(_) if chunk.len() > 1 => {
-                        let (left, right) = chunk.split_at(chunk.len() / 2);
-                        chunks.extend([left, right]);
-                    }
-                    Some(ValueFault::Parameter) => {}
-                    Some(ValueFault::Unknown) => {
-                        let id = chunk.first().cloned();
-                        fetched.unreadable.extend(id.map(|id| (id, failed.error)));
-                    }
-                },
-            }
-        }
-        Ok(fetched)
-    }
-
-    async fn fetch_chunk(
-        &self,
-        query: &UserQuery,
-        ids: &[UserId],
-    ) -> Result<Vec<UserRow>, AskError> {
-        let mut binds: Vec<_> = ids.iter().flat_map(|id| query.binds(id)).collect();
-        let Some(last) = binds.last().cloned() else {
-            return Ok(Vec::new());
-        };
-        // The last id is repeated up to a power of two (see `MAX_IDS`).
-        binds.resize(binds.len().next_power_of_two(), last);
-        let rows = match self.ask_users(query, &binds).await {
-            Err(failed) if failed.schema_changed && query.table().is_some() => {
-                // A migration has changed the table: the columns are read again, once.
-                query.forget_plan();
-                self.ask_users(query, &binds).await?
-            }
-            answer => answer?,
-        };
-        let asked: HashSet<&UserId> = ids.iter().collect();
-        let mut users = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match query.user_row(row) {
-                // A collation that ignores case also finds users that were not asked for.
-                Ok(user) => users.extend(user.filter(|user| asked.contains(&user.id))),
-                Err(column) => {
-                    let problem = ColumnProblem::NotReturned {
-                        column: column.to_owned(),
-                    };
-                    return Err(refused(problem));
-                }
-            }
-        }
-        Ok(users)
-    }
-
-    async fn ask_users(
-        &self,
-        query: &UserQuery,
-        binds: &[statement::Bind],
-    ) -> Result<Vec<Row>, AskError> {
-        let statement = match query.statement() {
-            Some(statement) => statement,
-            None => self.plan(query).await?,
-        };
-        let (sql, binds) = statement.render(|_| binds.to_vec());
-        let sql = match self.dialect() {
-            Dialect::Postgres => postgres::wrap_rows(&sql),
-            Dialect::MySql | Dialect::Sqlite => sql,
-        };
-        metrics::user_query();
-        self.ask("users", sql, binds).await
-    }
-
-    /// Reads the table's columns and makes the statement.
-    async fn plan(&self, query: &UserQuery) -> Result<Arc<Statement>, AskError> {
-        let columns = self.table_columns(query).await?;
-        if let Some(column) = query.missing(&columns.readable) {
-            return Err(refused(missing_column(query, &columns, column)));
-        }
-        let nothing = || ColumnProblem::NoTable {
-            table: table_name(query),
-        };
-        query
-            .plan(&columns.readable, columns.field_type.as_deref())
-            .ok_or_else(|| refused(nothing()))
-    }
-
     /// Has the database read a statement without running it. Returns its columns.
     async fn prepare(
         &self,
         sql: String,
         binds: Vec<statement::Bind>,
-    ) -> Result<Vec<String>, AskError> {
+    ) -> Result<Vec<DescribedColumn>, AskError> {
         let mut ask = Ask {
             sql,
             binds,
@@ -335,8 +225,8 @@ impl Database {
             return Ok(false);
         };
         match self.ask("authorize", sql, binds).await {
-            Ok(rows) => {
-                let value = rows.first().and_then(|row| row.first());
+            Ok(answer) => {
+                let value = answer.rows.first().and_then(|row| row.first());
                 Ok(value
                     .and_then(|(_, value)| value.as_bool())
                     .unwrap_or(false))
@@ -351,7 +241,7 @@ impl Database {
         operation: &'static str,
         sql: String,
         binds: Vec<statement::Bind>,
-    ) -> Result<Vec<Row>, AskError> {
+    ) -> Result<SqlAnswer, AskError> {
         let mut ask = Ask {
             sql,
             binds,
@@ -375,18 +265,6 @@ impl Database {
             Pools::Sqlite(pool) => link::ask(pool, &self.gate, &self.health, operation, &ask).await,
         }
     }
-}
-
-/// Returns the rows by id; `None` for an id with several rows, because none of them can be trusted.
-pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
-    let mut users = HashMap::with_capacity(rows.len());
-    for row in rows {
-        users
-            .entry(row.id.clone())
-            .and_modify(|known| *known = None)
-            .or_insert(Some(row));
-    }
-    users
 }
 
 /// Reads the JSON text of a value as a boolean, in any form in which a database writes one. Returns `None` for null and
@@ -450,18 +328,5 @@ mod tests {
             .unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
-    }
-
-    #[test]
-    fn two_rows_for_one_id_are_no_user() {
-        let row = |id: &str| UserRow {
-            id: id.into(),
-            is_active: Some(true),
-            fields: "{}".into(),
-            password_digest: None,
-        };
-        let users = by_id(vec![row("1"), row("2"), row("1"), row("1")]);
-        assert!(users["1"].is_none());
-        assert!(users["2"].is_some());
     }
 }

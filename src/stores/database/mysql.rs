@@ -3,16 +3,18 @@
 use std::str::FromStr;
 
 use sqlx::mysql::types::MySqlTime;
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow, MySqlTypeInfo};
 use sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime};
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Executor, MySql, Row as _, SqlSafeStr, Type, TypeInfo,
-    ValueRef,
+    AssertSqlSafe, Column, ConnectOptions, Connection, Executor, MySql, Row as _, SqlSafeStr, Type,
+    TypeInfo, ValueRef,
 };
 
+use super::answer::{SqlAnswer, SqlRow};
+use super::bounded::{CUT, DescribedColumn};
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{ColumnName, Row, SqlValue, names_of};
+use super::value::{ColumnName, Row, SqlValue};
 
 pub(super) fn options(url: &str) -> Result<MySqlConnectOptions, sqlx::Error> {
     Ok(MySqlConnectOptions::from_str(url)?.disable_statement_logging())
@@ -37,7 +39,7 @@ impl Link for MySql {
         conn: &mut MySqlConnection,
         ask: &Ask,
         _pooled: bool,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    ) -> Result<SqlAnswer, sqlx::Error> {
         let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone()));
         for bind in &ask.binds {
             query = match bind {
@@ -46,30 +48,45 @@ impl Link for MySql {
                 Bind::Text(text) => query.bind(text.clone()),
             };
         }
-        let rows = query.fetch_all(conn).await?;
-        let names = names_of(&rows);
-        rows.iter().map(|one| row(one, &names)).collect()
+        SqlAnswer::read(query.fetch(conn), row).await
     }
 
     async fn columns(
         conn: &mut MySqlConnection,
         ask: &Ask,
         _pooled: bool,
-    ) -> Result<Vec<String>, sqlx::Error> {
+    ) -> Result<Vec<DescribedColumn>, sqlx::Error> {
+        // A statement that the connection knows has the columns of the day on which it was prepared.
+        conn.clear_cached_statements().await?;
         let statement = conn
             .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
             .await?;
-        let names = sqlx::Statement::columns(&statement)
-            .iter()
-            .map(|column| column.name().to_owned());
-        Ok(names.collect())
+        let columns = sqlx::Statement::columns(&statement).iter();
+        let described = columns.map(|column| DescribedColumn {
+            name: column.name().to_owned(),
+            is_long: is_long(column.type_info()),
+        });
+        Ok(described.collect())
     }
 }
 
-fn row(row: &MySqlRow, names: &[ColumnName]) -> Result<Row, sqlx::Error> {
+/// Returns true if a value of a type may be longer than 64 KiB. A longer `CHAR` or `BINARY` is one of these types, too.
+fn is_long(kind: &MySqlTypeInfo) -> bool {
+    let name = kind.name();
+    name.ends_with("TEXT") || name.ends_with("BLOB") || matches!(name, "JSON" | "GEOMETRY" | "NULL")
+}
+
+fn row(row: &MySqlRow, names: &[ColumnName]) -> Result<SqlRow, sqlx::Error> {
     let columns = row.columns().iter().zip(names);
     let values = columns.map(|(column, name)| Ok((name.clone(), value(row, column.ordinal())?)));
-    values.collect()
+    let mut values = values.collect::<Result<Row, sqlx::Error>>()?;
+    let cut = values.pop_if(|(name, _)| **name == *CUT);
+    Ok(
+        match cut.is_some_and(|(_, cut)| cut.as_bool() == Some(true)) {
+            true => SqlRow::Cut(values),
+            false => SqlRow::Whole(values),
+        },
+    )
 }
 
 fn value(row: &MySqlRow, index: usize) -> Result<SqlValue, sqlx::Error> {

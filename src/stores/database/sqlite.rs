@@ -1,4 +1,7 @@
 //! The part that is special to SQLite, where each value has a type and columns only declare one.
+//!
+//! It runs in the process, so that a long value would take memory before any statement could measure it. Hence the limit with
+//! which `.cargo/config.toml` has it built: `SQLITE_MAX_LENGTH`, 2 MiB. It ends a statement that meets a longer value.
 
 use std::str::FromStr;
 
@@ -8,9 +11,11 @@ use sqlx::{
     ValueRef,
 };
 
+use super::answer::{SqlAnswer, SqlRow};
+use super::bounded::DescribedColumn;
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{ColumnName, Row, SqlValue, names_of};
+use super::value::{ColumnName, Row, SqlValue};
 
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?
@@ -18,6 +23,8 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
         // Rows are looked up one by one and cached elsewhere, so SQLite's default cache of 2 MB per connection would be
         // wasted.
         .pragma("cache_size", "-256")
+        // Rows that wait for the reader: the driver's 50 could have 2 MiB in each column.
+        .row_buffer_size(2)
         .disable_statement_logging())
 }
 
@@ -26,7 +33,7 @@ impl Link for Sqlite {
         conn: &mut SqliteConnection,
         ask: &Ask,
         _pooled: bool,
-    ) -> Result<Vec<Row>, sqlx::Error> {
+    ) -> Result<SqlAnswer, sqlx::Error> {
         let mut query = sqlx::query(AssertSqlSafe(ask.sql.clone()));
         for bind in &ask.binds {
             query = match bind {
@@ -35,33 +42,34 @@ impl Link for Sqlite {
                 Bind::Text(text) => query.bind(text.clone()),
             };
         }
-        let rows = query.fetch_all(conn).await?;
-        let names = names_of(&rows);
-        rows.iter().map(|one| row(one, &names)).collect()
+        SqlAnswer::read(query.fetch(conn), row).await
     }
 
     async fn columns(
         conn: &mut SqliteConnection,
         ask: &Ask,
         _pooled: bool,
-    ) -> Result<Vec<String>, sqlx::Error> {
+    ) -> Result<Vec<DescribedColumn>, sqlx::Error> {
         let statement = conn
             .prepare(AssertSqlSafe(ask.sql.clone()).into_sql_str())
             .await?;
-        let names = sqlx::Statement::columns(&statement)
-            .iter()
-            .map(|column| column.name().to_owned());
-        Ok(names.collect())
+        let columns = sqlx::Statement::columns(&statement).iter();
+        let described = columns.map(|column| DescribedColumn {
+            name: column.name().to_owned(),
+            // No value is longer than SQLite's own limit.
+            is_long: false,
+        });
+        Ok(described.collect())
     }
 }
 
-fn row(row: &SqliteRow, names: &[ColumnName]) -> Result<Row, sqlx::Error> {
+fn row(row: &SqliteRow, names: &[ColumnName]) -> Result<SqlRow, sqlx::Error> {
     let columns = row.columns().iter().zip(names);
     let values = columns.map(|(column, name)| {
         let declared = column.type_info().name();
         Ok((name.clone(), value(row, column.ordinal(), declared)?))
     });
-    values.collect()
+    Ok(SqlRow::Whole(values.collect::<Result<Row, sqlx::Error>>()?))
 }
 
 fn value(row: &SqliteRow, index: usize, declared: &str) -> Result<SqlValue, sqlx::Error> {

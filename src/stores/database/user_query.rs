@@ -1,10 +1,14 @@
 //! The statement that reads users; [`rows`] converts what it returns.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use super::bounded::{DescribedColumn, StatementFrame};
 use super::statement::{Bind, Dialect, Statement, StatementError};
 use super::url::DatabaseUrl;
 use crate::config::{Fault, Faults, IdType, TokenConfig, UsersConfig};
@@ -28,6 +32,10 @@ const WELCOME: [&str; 8] = [
 ];
 /// The column of the password; its value never becomes a field.
 const PASSWORD: &str = "password";
+
+/// The time after which the columns of a statement are read again. A column that a migration adds to a `SELECT *` is a field
+/// then, and one that it makes longer is measured.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(60);
 
 /// The types that PostgreSQL compares with a text.
 const TEXT_TYPES: [&str; 4] = ["text", "character varying", "character", "citext"];
@@ -55,6 +63,12 @@ pub struct UserQuery {
     id_type: IdType,
     with_active: bool,
     with_password: bool,
+    /// The frame of the statement, and the time at which its columns were read; `None` until they are known.
+    frame: Mutex<Option<(Arc<StatementFrame>, Instant)>>,
+    /// The names of the statement's columns; empty until they are known, and if two are the same.
+    names: Mutex<Arc<[String]>>,
+    /// The statement is not known to lack the field, or to return it twice.
+    names_field: AtomicBool,
     remark: Option<String>,
 }
 
@@ -117,6 +131,9 @@ impl UserQuery {
             id_type: user_id::bound_type_of(token, users.id_type),
             with_active: token.check_user_is_active,
             with_password: token.check_revoke_token,
+            frame: Mutex::default(),
+            names: Mutex::default(),
+            names_field: AtomicBool::new(true),
             remark: url.remark(),
         })
     }
@@ -228,6 +245,7 @@ impl UserQuery {
             self.dialect.quote(table),
             self.condition(field_type),
         );
+        self.note_names(names.iter().copied());
         let planned = Statement::parse(&sql, self.dialect, &["user_ids"])
             .ok()
             .map(Arc::new);
@@ -247,11 +265,58 @@ impl UserQuery {
         }
     }
 
-    /// Drops the statement, because the table may have changed. Its columns are read again before the next query.
-    pub(super) fn forget_plan(&self) {
-        if let QueryForm::Table { statement, .. } = &self.form {
-            *statement.lock() = None;
+    /// Drops what is known of the columns, because they may have changed. It is read again before the next query. Returns false
+    /// if nothing was known, so that the same query would follow.
+    pub(super) fn forget_plan(&self) -> bool {
+        let framed = self.frame.lock().take().is_some();
+        let named = !std::mem::take(&mut *self.names.lock()).is_empty();
+        match &self.form {
+            QueryForm::Table { statement, .. } => statement.lock().take().is_some(),
+            QueryForm::Query(_) if self.dialect == Dialect::Postgres => {
+                self.names_field.swap(false, Ordering::Relaxed) || named
+            }
+            QueryForm::Query(_) => framed,
         }
+    }
+
+    /// Notes the columns that the statement returns. Returns its frame.
+    pub(super) fn describe(&self, columns: &[DescribedColumn]) -> Arc<StatementFrame> {
+        let fields = columns.iter().filter(|column| self.is_field(&column.name));
+        self.names_field
+            .store(fields.count() == 1, Ordering::Relaxed);
+        self.note_names(columns.iter().map(|column| column.name.as_str()));
+        let frame = Arc::new(StatementFrame::new(columns, &self.field));
+        *self.frame.lock() = Some((frame.clone(), Instant::now()));
+        frame
+    }
+
+    fn note_names<'n>(&self, names: impl Iterator<Item = &'n str>) {
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        let distinct: HashSet<&String> = names.iter().collect();
+        let are_distinct = distinct.len() == names.len();
+        *self.names.lock() = if are_distinct {
+            names.into()
+        } else {
+            Arc::default()
+        };
+    }
+
+    /// Returns the names of the statement's columns; none until they are known, and if two are the same.
+    pub(super) fn names(&self) -> Arc<[String]> {
+        self.names.lock().clone()
+    }
+
+    /// Returns the frame of the statement on MySQL; `None` if its columns must be read first, or again.
+    pub(super) fn frame(&self) -> Option<Arc<StatementFrame>> {
+        let frame = self.frame.lock();
+        let (frame, described_at) = frame.as_ref()?;
+        (described_at.elapsed() < DESCRIBE_EVERY).then(|| frame.clone())
+    }
+
+    /// Returns the column of ids, unless the statement returns none or two of that name.
+    pub(super) fn named_field(&self) -> Option<&str> {
+        let is_named = self.names_field.load(Ordering::Relaxed);
+        is_named.then_some(self.field.as_str())
     }
 
     /// Returns the values to search for an id. There are none if no column of the type can hold it; the user is then not

@@ -30,10 +30,10 @@ pub(super) type Row = Vec<(ColumnName, SqlValue)>;
 /// The name of a column.
 pub(super) type ColumnName = Arc<str>;
 
-/// Returns the names of the columns of an answer, for all its rows.
-pub(super) fn names_of<R: sqlx::Row>(rows: &[R]) -> Vec<ColumnName> {
-    let columns = rows.first().map(R::columns).unwrap_or_default();
-    columns.iter().map(|column| column.name().into()).collect()
+/// Returns the names of the columns of a row, for all rows of its answer.
+pub(super) fn names_of<R: sqlx::Row>(row: &R) -> Vec<ColumnName> {
+    let columns = row.columns().iter();
+    columns.map(|column| column.name().into()).collect()
 }
 
 impl SqlValue {
@@ -63,6 +63,15 @@ impl SqlValue {
             },
             Some(b'[' | b'{') => Self::Json(raw.to_owned()),
             _ => Self::Number(raw.to_owned()),
+        }
+    }
+
+    /// Returns the bytes of a value whose length varies.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Null | Self::Bool(_) => 0,
+            Self::Number(text) | Self::Text(text) | Self::Json(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
         }
     }
 

@@ -4,6 +4,7 @@ mod files;
 mod isolation;
 mod isolation_model;
 mod large_members;
+mod large_rows;
 mod large_values;
 mod life;
 mod namespaces;

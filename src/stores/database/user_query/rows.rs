@@ -6,7 +6,8 @@ use super::{PASSWORD, UserQuery};
 use crate::config::IdType;
 use crate::ids::UserId;
 use crate::python::json::write_text;
-use crate::stores::database::value::Row;
+use crate::stores::database::answer::{CUT_ROW_ID, MAX_ID};
+use crate::stores::database::value::{Row, SqlValue};
 
 /// One user from the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,11 +35,7 @@ impl UserQuery {
                 .map(|(_, v)| v)
         };
         let found = column(&self.field).ok_or(self.field.as_str())?;
-        let id = match self.id_type {
-            IdType::Uuid => found.as_uuid().map(|uuid| uuid.hyphenated().to_string()),
-            IdType::Int | IdType::Text => found.as_text().map(str::to_owned),
-        };
-        let Some(id) = id else {
+        let Some(id) = self.id(found) else {
             return Ok(None);
         };
         let is_active = match column("is_active") {
@@ -57,6 +54,22 @@ impl UserQuery {
             is_active,
             password_digest,
         }))
+    }
+
+    fn id(&self, value: &SqlValue) -> Option<String> {
+        match self.id_type {
+            IdType::Uuid => value.as_uuid().map(|uuid| uuid.hyphenated().to_string()),
+            IdType::Int | IdType::Text => value.as_text().map(str::to_owned),
+        }
+    }
+
+    /// Returns the id of a row that is too long, of which only some columns are there; `None` if it is not, or not whole.
+    pub(in crate::stores::database) fn id_of_cut(&self, row: &Row) -> Option<UserId> {
+        let mut columns = row.iter().rev();
+        let (_, value) =
+            columns.find(|(name, _)| **name == *self.field || **name == *CUT_ROW_ID)?;
+        let id = self.id(value).filter(|_| value.len() < MAX_ID)?;
+        Some(id.into())
     }
 
     fn fields(&self, row: &Row, id: &str) -> Box<str> {

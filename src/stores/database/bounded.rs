@@ -1,0 +1,146 @@
+//! The frame in which a tenant's statement stands on MySQL and MariaDB, so that the server sends no row over [`MAX_ROW`].
+//!
+//! The driver holds a row whole, so the server must measure it. It has no function for the length of a row, so the frame names
+//! each column, and the server describes the statement first. PostgreSQL has such a function, and SQLite a limit of its own.
+
+use std::collections::HashSet;
+
+use super::answer::MAX_ROW;
+
+/// The column of a frame that is true for a row that is too long.
+pub(super) const CUT: &str = "lockgate.cut";
+/// The name of the tenant's statement in a frame.
+const ROWS: &str = "lockgate_rows";
+/// The most bytes of the columns of short types, which one table cannot have: its rows end at 64 KiB without long columns. Over
+/// it a row is left out. A column whose type has become a long one since it was described is bounded by this.
+const MAX_SHORT: usize = 4 * MAX_ROW;
+
+/// A column that a statement returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DescribedColumn {
+    pub(super) name: String,
+    /// The statement alone does not bound its values.
+    pub(super) is_long: bool,
+}
+
+/// The text around a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StatementFrame {
+    before: String,
+    after: String,
+}
+
+impl StatementFrame {
+    /// Makes the frame of a statement with these columns. Of a row that is too long it passes on the short columns, and `field`
+    /// if it is short itself.
+    ///
+    /// A value of a long type is replaced by NULL then. One of a short type is not touched, since an expression around it would
+    /// change its type: a TIMESTAMP into a DATETIME, a BOOLEAN into a number.
+    pub(super) fn new(columns: &[DescribedColumn], field: &str) -> Self {
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        // A subquery may not have two columns of one name. MySQL 8.0 and MariaDB 10.2 can give them others.
+        let numbers: Option<Vec<String>> =
+            (!are_distinct(&names)).then(|| (0..names.len()).map(|at| format!("c{at}")).collect());
+        let inner: Vec<String> = match &numbers {
+            Some(numbers) => numbers
+                .iter()
+                .map(|name| format!("{ROWS}.{name}"))
+                .collect(),
+            None => { names.iter() }
+                .map(|name| format!("{ROWS}.{}", quoted(name)))
+                .collect(),
+        };
+        let columns = || columns.iter().zip(&inner);
+        let all = sum(columns().map(|(_, inner)| inner));
+        let mut selected = Vec::with_capacity(inner.len() + 1);
+        for (column, inner) in columns() {
+            let value = match column.is_long {
+                true if column.name == field => masked(&sum([inner]), inner),
+                true => masked(&all, inner),
+                false => inner.clone(),
+            };
+            selected.push(format!("{value} AS {}", quoted(&column.name)));
+        }
+        if columns().any(|(column, _)| column.is_long) {
+            selected.push(format!("{all} > {MAX_ROW} AS {}", quoted(CUT)));
+        }
+        let selected = selected.join(", ");
+        let short = columns().filter(|(column, _)| !column.is_long);
+        let short = sum(short.map(|(_, inner)| inner));
+        // The line feed ends a comment on the last line of the statement.
+        match numbers {
+            Some(numbers) => Self {
+                before: format!("WITH {ROWS} ({}) AS (\n", numbers.join(", ")),
+                after: format!("\n) SELECT {selected} FROM {ROWS} WHERE {short} <= {MAX_SHORT}"),
+            },
+            None => Self {
+                before: format!("SELECT {selected} FROM (\n"),
+                after: format!("\n) AS {ROWS} WHERE {short} <= {MAX_SHORT}"),
+            },
+        }
+    }
+
+    /// Puts a statement into the frame.
+    pub(super) fn around(&self, sql: &str) -> String {
+        [&*self.before, sql, &*self.after].concat()
+    }
+}
+
+/// Returns the sum of the lengths of columns.
+fn sum<'c>(columns: impl IntoIterator<Item = &'c String>) -> String {
+    let lengths = columns.into_iter();
+    let lengths = lengths.map(|column| format!(" + COALESCE(OCTET_LENGTH({column}), 0)"));
+    lengths.fold("0".to_owned(), |sum, length| sum + &length)
+}
+
+fn masked(measured: &str, column: &str) -> String {
+    format!("IF({measured} > {MAX_ROW}, NULL, {column})")
+}
+
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// Returns true if a subquery can have columns of these names, which MySQL compares without case.
+fn are_distinct(names: &[&str]) -> bool {
+    let mut seen = HashSet::new();
+    let mut names = names.iter().map(|name| name.trim_end().to_lowercase());
+    names.all(|name| !name.is_empty() && seen.insert(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(columns: &[(&str, bool)]) -> String {
+        let columns = columns.iter().map(|(name, is_long)| DescribedColumn {
+            name: (*name).to_owned(),
+            is_long: *is_long,
+        });
+        let frame = StatementFrame::new(&columns.collect::<Vec<_>>(), "id");
+        frame.around("SELECT 1 -- one")
+    }
+
+    #[test]
+    fn a_column_of_a_short_type_is_measured_and_not_touched() {
+        assert_eq!(
+            frame(&[("id", false), ("a`b", false)]),
+            "SELECT lockgate_rows.`id` AS `id`, lockgate_rows.`a``b` AS `a``b` FROM (\nSELECT 1 -- one\n) AS lockgate_rows \
+             WHERE 0 + COALESCE(OCTET_LENGTH(lockgate_rows.`id`), 0) + COALESCE(OCTET_LENGTH(lockgate_rows.`a``b`), 0) <= 1048576"
+        );
+    }
+
+    #[test]
+    fn a_long_row_is_sent_without_its_long_columns_and_two_columns_may_have_one_name() {
+        let framed = frame(&[("id", true), ("ID", true)]);
+        let both = "0 + COALESCE(OCTET_LENGTH(lockgate_rows.c0), 0) + COALESCE(OCTET_LENGTH(lockgate_rows.c1), 0) > 262144";
+        assert_eq!(
+            framed,
+            format!(
+                "WITH lockgate_rows (c0, c1) AS (\nSELECT 1 -- one\n) SELECT \
+                 IF(0 + COALESCE(OCTET_LENGTH(lockgate_rows.c0), 0) > 262144, NULL, lockgate_rows.c0) AS `id`, \
+                 IF({both}, NULL, lockgate_rows.c1) AS `ID`, {both} AS `lockgate.cut` FROM lockgate_rows WHERE 0 <= 1048576"
+            )
+        );
+    }
+}

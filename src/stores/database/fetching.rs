@@ -1,0 +1,319 @@
+//! Reads users by their ids. A user whose rows are too long or too many costs a part of a statement, and no other user.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::answer::{MAX_ROWS, SqlAnswer};
+use super::bounded::StatementFrame;
+use super::columns::missing_column;
+use super::link::{AskError, ValueFault};
+use super::statement::{Bind, Statement};
+use super::{ColumnProblem, Database, Dialect, MAX_IDS, UserQuery, UserRow, postgres};
+use super::{refused, table_name};
+use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::ids::UserId;
+use crate::metrics;
+
+/// The result of [`Database::fetch_users`].
+#[derive(Debug, Default)]
+pub struct FetchedUsers {
+    /// The rows of the users that the database has.
+    pub rows: Vec<UserRow>,
+    /// The users whose row the database may have and that cannot be read, for example text that is not valid in its encoding.
+    pub unreadable: Vec<(UserId, StoreError)>,
+}
+
+impl Database {
+    /// Returns the rows of the users `ids`, in no particular order. An id without a row is not a user. Two rows with
+    /// one id are both returned, and neither is the user (see [`by_id`]).
+    ///
+    /// Of what the database holds, a bounded part comes into memory: a row over 256 KiB is not sent, and an answer ends after
+    /// 2,048 rows or 8 MiB. The users for whom that leaves a doubt are asked for again.
+    ///
+    /// # Errors
+    /// Fails if the database does not answer, or `query` does not fit it.
+    pub async fn fetch_users(
+        &self,
+        query: &UserQuery,
+        ids: &[UserId],
+    ) -> Result<FetchedUsers, StoreError> {
+        let mut fetched = FetchedUsers::default();
+        let mut parts: Vec<Vec<UserId>> = ids.chunks(MAX_IDS).map(<[_]>::to_vec).collect();
+        while let Some(part) = parts.pop() {
+            match self.fetch_part(query, &part).await {
+                Ok(found) => parts.extend(found.settle(&part, &mut fetched)),
+                Err(failed) => match failed.value {
+                    None => return Err(failed.error),
+                    // A database that is slow for everyone would be asked the more, the slower it is.
+                    Some(ValueFault::TooSlow) if !self.is_fast(query).await => {
+                        return Err(failed.error);
+                    }
+                    // One value that the database cannot read must not hide the other users, so halves are asked
+                    // for until it stands alone.
+                    Some(_) if part.len() > 1 => parts.extend(halves(&part)),
+                    Some(ValueFault::Parameter) => {}
+                    Some(ValueFault::Unknown | ValueFault::TooSlow) => {
+                        fetched.unreadable.extend(alone(&part, || failed.error));
+                    }
+                    Some(ValueFault::TooLong) => fetched.unreadable.extend(alone(&part, too_long)),
+                },
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// Returns true if the statement ends in time for an id that no user need have, so that the values of others made it slow.
+    async fn is_fast(&self, query: &UserQuery) -> bool {
+        match self.ask_users(query, &query.binds(&query.probe())).await {
+            Ok(_) => true,
+            Err(failed) => failed.value == Some(ValueFault::Parameter),
+        }
+    }
+
+    async fn fetch_part(&self, query: &UserQuery, ids: &[UserId]) -> Result<FoundRows, AskError> {
+        let mut binds: Vec<_> = ids.iter().flat_map(|id| query.binds(id)).collect();
+        let Some(last) = binds.last().cloned() else {
+            return Ok(FoundRows::default());
+        };
+        // The last id is repeated up to a power of two (see `MAX_IDS`).
+        binds.resize(binds.len().next_power_of_two(), last);
+        let answer = match self.ask_users(query, &binds).await {
+            // A migration has changed the table, or the statement has no single column of the field's name: what is known of
+            // them is read again, once.
+            Err(failed) if failed.schema_changed && query.forget_plan() => {
+                self.ask_users(query, &binds).await?
+            }
+            answer => answer?,
+        };
+        let mut found = FoundRows {
+            is_stopped: answer.is_stopped,
+            ..FoundRows::default()
+        };
+        let asked: HashSet<&UserId> = ids.iter().collect();
+        for row in &answer.rows {
+            match query.user_row(row) {
+                // A collation that ignores case also finds users that were not asked for.
+                Ok(user) => found
+                    .rows
+                    .extend(user.filter(|user| asked.contains(&user.id))),
+                Err(column) => {
+                    let problem = ColumnProblem::NotReturned {
+                        column: column.to_owned(),
+                    };
+                    return Err(refused(problem));
+                }
+            }
+        }
+        for row in &answer.cut {
+            match query.id_of_cut(row) {
+                Some(id) if asked.contains(&id) => found.too_long.push(id),
+                Some(_) => {}
+                None => found.has_nameless = true,
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn ask_users(
+        &self,
+        query: &UserQuery,
+        binds: &[Bind],
+    ) -> Result<SqlAnswer, AskError> {
+        let statement = match query.statement() {
+            Some(statement) => statement,
+            None => self.plan(query).await?,
+        };
+        let (sql, binds) = statement.render(|_| binds.to_vec());
+        let sql = match self.dialect() {
+            Dialect::Postgres => postgres::bounded_rows(&sql, query.named_field(), &query.names()),
+            Dialect::MySql => self.frame(query, &statement).await?.around(&sql),
+            Dialect::Sqlite => sql,
+        };
+        metrics::user_query();
+        self.ask("users", sql, binds).await
+    }
+
+    /// Reads the table's columns and makes the statement.
+    async fn plan(&self, query: &UserQuery) -> Result<Arc<Statement>, AskError> {
+        let columns = self.table_columns(query).await?;
+        if let Some(column) = query.missing(&columns.readable) {
+            return Err(refused(missing_column(query, &columns, column)));
+        }
+        let nothing = || ColumnProblem::NoTable {
+            table: table_name(query),
+        };
+        query
+            .plan(&columns.readable, columns.field_type.as_deref())
+            .ok_or_else(|| refused(nothing()))
+    }
+
+    /// Returns the frame of the statement, whose columns the database describes the first time.
+    async fn frame(
+        &self,
+        query: &UserQuery,
+        statement: &Statement,
+    ) -> Result<Arc<StatementFrame>, AskError> {
+        if let Some(frame) = query.frame() {
+            return Ok(frame);
+        }
+        let probe = query.binds(&query.probe());
+        let (sql, binds) = statement.render(|_| probe.clone());
+        let columns = self.prepare(sql, binds).await?;
+        Ok(query.describe(&columns))
+    }
+}
+
+/// The rows of one statement.
+#[derive(Debug, Default)]
+struct FoundRows {
+    rows: Vec<UserRow>,
+    /// The users of rows that are too long.
+    too_long: Vec<UserId>,
+    /// There are rows that are too long and do not say of which user.
+    has_nameless: bool,
+    /// There may be more rows.
+    is_stopped: bool,
+}
+
+impl FoundRows {
+    /// Adds what is certain to `fetched`. Returns the users that must be asked for again, in fewer at once.
+    fn settle(self, ids: &[UserId], fetched: &mut FetchedUsers) -> Vec<Vec<UserId>> {
+        let mut settled: HashSet<UserId> = self.too_long.iter().cloned().collect();
+        fetched
+            .unreadable
+            .extend(self.too_long.into_iter().map(|id| (id, too_long())));
+        if !self.is_stopped && !self.has_nameless {
+            fetched.rows.extend(self.rows);
+            return Vec::new();
+        }
+        // A user who has two rows already is unusable, whatever else there is.
+        let mut seen = HashSet::new();
+        let twice = self.rows.iter().filter(|row| !seen.insert(&row.id));
+        settled.extend(twice.map(|row| row.id.clone()));
+        let kept = self
+            .rows
+            .into_iter()
+            .filter(|row| settled.contains(&row.id));
+        fetched.rows.extend(kept);
+        let rest = ids.iter().filter(|id| !settled.contains(*id));
+        let rest: Vec<UserId> = rest.cloned().collect();
+        match rest.len() {
+            0 => Vec::new(),
+            fewer if fewer < ids.len() => vec![rest],
+            1 => {
+                let why = if self.has_nameless {
+                    too_long
+                } else {
+                    too_many
+                };
+                fetched.unreadable.extend(alone(&rest, why));
+                Vec::new()
+            }
+            _ => halves(&rest).into(),
+        }
+    }
+}
+
+fn halves(ids: &[UserId]) -> [Vec<UserId>; 2] {
+    let (left, right) = ids.split_at(ids.len() / 2);
+    [left.to_vec(), right.to_vec()]
+}
+
+fn alone(ids: &[UserId], why: impl FnOnce() -> StoreError) -> Option<(UserId, StoreError)> {
+    Some((ids.first()?.clone(), why()))
+}
+
+fn too_long() -> StoreError {
+    unusable("the user's columns have more than 64 KiB; select fewer".to_owned())
+}
+
+fn too_many() -> StoreError {
+    unusable(format!(
+        "the statement for this user alone returns more than {MAX_ROWS} rows or 8 MiB of other users"
+    ))
+}
+
+fn unusable(why: String) -> StoreError {
+    StoreError::new(Dependency::Database, ErrorKind::Other, why)
+}
+
+/// Returns the rows by id; `None` for an id with several rows, because none of them can be trusted.
+pub fn by_id(rows: Vec<UserRow>) -> HashMap<UserId, Option<UserRow>> {
+    let mut users = HashMap::with_capacity(rows.len());
+    for row in rows {
+        users
+            .entry(row.id.clone())
+            .and_modify(|known| *known = None)
+            .or_insert(Some(row));
+    }
+    users
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(names: &[&str]) -> Vec<UserId> {
+        names.iter().map(|name| (*name).into()).collect()
+    }
+
+    fn row(id: &str) -> UserRow {
+        UserRow {
+            id: id.into(),
+            is_active: Some(true),
+            fields: "{}".into(),
+            password_digest: None,
+        }
+    }
+
+    #[test]
+    fn two_rows_for_one_id_are_no_user() {
+        let users = by_id(vec![row("1"), row("2"), row("1"), row("1")]);
+        assert!(users["1"].is_none());
+        assert!(users["2"].is_some());
+    }
+
+    #[test]
+    fn after_an_answer_that_was_stopped_only_what_is_certain_is_kept() {
+        let stopped = |rows: &[&str]| FoundRows {
+            rows: rows.iter().map(|id| row(id)).collect(),
+            is_stopped: true,
+            ..FoundRows::default()
+        };
+        let all = ids(&["1", "2", "3", "4"]);
+        let mut fetched = FetchedUsers::default();
+        // The rows of 2 may be more, and 3 may have some.
+        let again = stopped(&["1", "2", "1"]).settle(&all, &mut fetched);
+        assert_eq!(again, [ids(&["2", "3", "4"])]);
+        assert!(by_id(fetched.rows)["1"].is_none());
+        let mut fetched = FetchedUsers::default();
+        let again = stopped(&["1", "2"]).settle(&all, &mut fetched);
+        assert_eq!(again, [ids(&["1", "2"]), ids(&["3", "4"])]);
+        assert!(fetched.rows.is_empty());
+        let again = stopped(&[]).settle(&all[..1], &mut fetched);
+        assert!(again.is_empty());
+        assert_eq!(fetched.unreadable[0].0, all[0]);
+    }
+
+    #[test]
+    fn a_row_that_is_too_long_settles_its_user_alone() {
+        let all = ids(&["1", "2", "3"]);
+        let mut fetched = FetchedUsers::default();
+        let found = FoundRows {
+            rows: vec![row("1")],
+            too_long: ids(&["2"]),
+            ..FoundRows::default()
+        };
+        assert!(found.settle(&all, &mut fetched).is_empty());
+        assert_eq!(fetched.rows.len(), 1);
+        assert_eq!(fetched.unreadable[0].0, all[1]);
+        let nameless = || FoundRows {
+            has_nameless: true,
+            ..FoundRows::default()
+        };
+        let again = nameless().settle(&all, &mut fetched);
+        assert_eq!(again, [ids(&["1"]), ids(&["2", "3"])]);
+        assert!(nameless().settle(&all[..1], &mut fetched).is_empty());
+        assert_eq!(fetched.unreadable[1].0, all[0]);
+    }
+}
