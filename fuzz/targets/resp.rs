@@ -1,8 +1,8 @@
 //! The target of this name: `libFuzzer` calls the check.
 #![no_main]
 
-// A file of the crate that the check takes in names it from the root.
-use lockgate::event;
+// A file of the crate that the check takes in names these from the root.
+use lockgate::{event, stores};
 
 #[path = "../checks/resp.rs"]
 mod channel_layer;

@@ -27,8 +27,8 @@ use super::redis_pool::LinkPool;
 use super::redis_reads::Reads;
 use super::redis_role::{IS_REPLICA, is_demotion};
 use super::redis_round::RedisRound;
+use super::redis_stream::Dialler;
 use super::server_identity::ServerIdentity;
-use super::trust;
 
 pub use super::redis_url::{RedisUrl, RedisUrlError};
 use cluster::Cluster;
@@ -65,8 +65,7 @@ pub struct RedisStore {
     /// The server's identity, with the number of the link on which it was asked.
     identity: Mutex<Option<(u64, Arc<ServerIdentity>)>>,
     pool: LinkPool,
-    /// The settings of subscribers' links; made with the first one, since the system's authorities take a while.
-    tls: OnceLock<Arc<ClientConfig>>,
+    dialler: Arc<Dialler>,
 }
 
 impl RedisStore {
@@ -118,7 +117,7 @@ impl RedisStore {
             times: OperationTimes::new(dependency),
             pool: LinkPool::default(),
             identity: Mutex::new(None),
-            tls: OnceLock::new(),
+            dialler: Arc::new(Dialler::new(url, dependency)),
         };
         if Handle::try_current().is_ok() {
             store.keep_connected();
@@ -146,11 +145,7 @@ impl RedisStore {
     /// # Errors
     /// If there is no authority to trust.
     pub fn tls(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        if let Some(known) = self.tls.get() {
-            return Ok(known.clone());
-        }
-        let made = Arc::new(trust::client_config(self.url.trust(), true)?);
-        Ok(self.tls.get_or_init(|| made).clone())
+        self.dialler.tls()
     }
 
     /// Returns the number of the link, which counts from 1; `None` while there is none. A cluster counts the links to all nodes,
@@ -463,6 +458,7 @@ impl RedisStore {
         self.keeper.get_or_init(|| {
             let keeper = LinkKeeper {
                 route: self.route.clone(),
+                dialler: self.dialler.clone(),
                 any_role: self.any_role,
                 endpoint: self.endpoint.clone(),
                 dependency: self.dependency,

@@ -9,15 +9,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, ServerErrorKind};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
+use crate::tasks;
 
 use super::redis_master::{SentinelLink, ServerRoute, address};
 use super::redis_role::{Role, RoleQuestion, is_replica};
+use super::redis_stream::Dialler;
 use super::standing::{Backoff, LinkStanding, LinkWords};
 
 /// The longest time for one answer, and the longest time for which a command waits for a link.
@@ -55,6 +57,10 @@ pub(super) enum LinkState {
     Up(MultiplexedConnection, u64),
     Down(Down),
 }
+
+/// Keeps the task of a connection going. After its drop the commands that are under way have the time for an answer, and a server
+/// that is silent keeps no socket.
+type Driven = oneshot::Sender<()>;
 
 /// The state that commands and the keeper of the link share.
 pub(super) struct LinkShared {
@@ -123,6 +129,7 @@ impl LinkShared {
 /// Connects, watches the link and connects again, while its task runs.
 pub(super) struct LinkKeeper {
     pub(super) route: ServerRoute,
+    pub(super) dialler: Arc<Dialler>,
     /// The link may lead to a replica.
     pub(super) any_role: bool,
     pub(super) endpoint: String,
@@ -142,7 +149,7 @@ impl LinkKeeper {
         let mut backoff = Backoff::default();
         loop {
             let error = match self.connect().await {
-                Ok((connection, client)) => {
+                Ok((connection, client, _driven)) => {
                     let link = standing.up();
                     *self.shared.client.lock() = Some(client.clone());
                     self.up(&connection, link);
@@ -166,14 +173,40 @@ impl LinkKeeper {
         }
     }
 
-    async fn connect(&self) -> RedisResult<(MultiplexedConnection, Client)> {
+    async fn connect(&self) -> RedisResult<(MultiplexedConnection, Client, Driven)> {
         let client = self.route.client().await?;
-        let mut connection = connect(&client, Some(ANSWER_LIMIT)).await?;
+        let attempt = timeout(CONNECT_LIMIT + ANSWER_LIMIT, self.dial(&client)).await;
+        let (mut connection, driven) = attempt.unwrap_or_else(|_| Err(late()))?;
         if !self.any_role {
             let mut role = RoleQuestion::default();
             role.demand_master(&mut connection).await?;
         }
-        Ok((connection, client))
+        Ok((connection, client, driven))
+    }
+
+    async fn dial(&self, client: &Client) -> RedisResult<(MultiplexedConnection, Driven)> {
+        let (host, port) = address(client).ok_or_else(|| std::io::Error::other("no address"))?;
+        let open = timeout(CONNECT_LIMIT, self.dialler.open(host, port)).await;
+        let stream = open.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+        let config = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(ANSWER_LIMIT))
+            .set_pipeline_buffer_size(PIPELINE);
+        let login = client.get_connection_info().redis_settings();
+        let made = MultiplexedConnection::new_with_config(login, stream, config).await;
+        let (connection, driver) = made?;
+        let (driven, ended) = oneshot::channel();
+        tasks::brief(async move {
+            let ended = async {
+                // The sender is dropped, never used.
+                drop(ended.await);
+                sleep(2 * ANSWER_LIMIT).await;
+            };
+            tokio::select! {
+                () = driver => {}
+                () = ended => {}
+            }
+        });
+        Ok((connection, driven))
     }
 
     /// Returns when the Sentinels name another server as the master; never returns without Sentinels.
@@ -252,17 +285,8 @@ impl LinkKeeper {
     }
 }
 
-pub(super) async fn connect(
-    client: &Client,
-    answer_limit: Option<Duration>,
-) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_LIMIT))
-        .set_response_timeout(answer_limit)
-        .set_pipeline_buffer_size(PIPELINE);
-    let attempt = client.get_multiplexed_async_connection_with_config(&config);
-    let in_time = timeout(CONNECT_LIMIT + ANSWER_LIMIT, attempt).await;
-    in_time.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+fn late() -> RedisError {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }
 
 /// The words for a command in a script that the script's user may not run; such an error has no code of its own. The first are

@@ -15,11 +15,9 @@ use redis::{
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 use super::redis_role::RoleQuestion;
+use super::redis_stream::UNACKNOWLEDGED_LIMIT;
 use super::redis_url::{RedisUrl, Sentinels};
 
-/// The time after which the kernel gives up on unacknowledged bytes. It detects a partition; a busy server still
-/// acknowledges them.
-const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
 /// The longest time for asking the Sentinels, and the server for its role.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// The longest time for which the first Sentinel that answers waits for the others.

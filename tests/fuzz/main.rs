@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 // The files of the crate name these from the root.
-use lockgate::{error, event};
+use lockgate::{error, event, stores};
 
 #[path = "../../fuzz/checks/resp.rs"]
 mod channel_layer;

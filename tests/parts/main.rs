@@ -12,6 +12,7 @@ mod configuration;
 mod documentation;
 mod frames;
 mod fuzzing;
+mod redis_answers;
 mod tasks;
 mod tokens;
 mod users;

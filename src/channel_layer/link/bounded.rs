@@ -13,8 +13,8 @@ use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::dial::Stream;
-use super::resp::{MAX_LINE, NotResp, number};
+use crate::stores::redis_answer::{AnswerWalk, MAX_LINE, NotResp};
+use crate::stores::redis_stream::Stream;
 
 /// Bytes of one read.
 const READ_SIZE: usize = 64 * 1024;
@@ -110,12 +110,9 @@ fn not_understood(error: NotResp) -> RedisError {
 
 /// One answer as far as it has come, without what is too long. It does no IO.
 struct AnswerParts {
+    walk: AnswerWalk,
     kept: Vec<u8>,
     longest: usize,
-    /// The number of values that are still to come.
-    values: u64,
-    /// Bytes of the present bulk string that are still to come, with its line end.
-    body: usize,
     /// The present bulk string is too long.
     skips: bool,
 }
@@ -123,10 +120,9 @@ struct AnswerParts {
 impl AnswerParts {
     fn new(longest: usize) -> Self {
         Self {
+            walk: AnswerWalk::new(MAX_VALUES),
             kept: Vec::new(),
             longest,
-            values: 1,
-            body: 0,
             skips: false,
         }
     }
@@ -134,16 +130,15 @@ impl AnswerParts {
     /// Takes what belongs to the answer out of `input`; returns true once it is complete.
     fn take(&mut self, input: &mut BytesMut) -> Result<bool, NotResp> {
         loop {
-            let here = self.body.min(input.len());
+            let here = self.walk.pass(input.len());
             if !self.skips {
                 self.kept.extend_from_slice(&input[..here]);
             }
             input.advance(here);
-            self.body -= here;
-            if self.body > 0 {
+            if self.walk.is_in_body() {
                 return Ok(false);
             }
-            if self.values == 0 {
+            if self.walk.is_complete() {
                 return Ok(true);
             }
             let window = &input[..input.len().min(MAX_LINE)];
@@ -160,23 +155,8 @@ impl AnswerParts {
 
     /// Begins the value that has this first line.
     fn begin(&mut self, line: &[u8]) -> Result<(), NotResp> {
-        let (mark, rest) = line.split_first().ok_or(NotResp)?;
-        self.values -= 1;
-        self.skips = false;
-        match mark {
-            b'+' | b'-' | b':' => {}
-            b'*' => self.values += number(rest)?.unwrap_or(0) as u64,
-            b'$' => {
-                if let Some(len) = number(rest)? {
-                    self.skips = len > self.longest;
-                    self.body = len.checked_add(2).ok_or(NotResp)?;
-                }
-            }
-            _ => return Err(NotResp),
-        }
-        if self.values > MAX_VALUES {
-            return Err(NotResp);
-        }
+        let bulk = self.walk.begin(line)?;
+        self.skips = bulk.is_some_and(|len| len > self.longest);
         let line = if self.skips { b"$-1" } else { line };
         self.kept.extend_from_slice(line);
         self.kept.extend_from_slice(b"\r\n");

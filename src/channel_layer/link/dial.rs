@@ -5,29 +5,21 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use redis::RedisError;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
 use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
+use crate::stores::redis_answer::NotResp;
+use crate::stores::redis_stream::{Stream, encrypted};
 
 use super::command::write_command;
-use super::resp::{NotResp, Parser, RespReply};
+use super::resp::{Parser, RespReply};
 
 /// Time limit for each step: the TCP connection with its name look-up, TLS, and the login.
 const STEP_LIMIT: Duration = Duration::from_secs(1);
-
-/// A byte stream to the server.
-pub(in crate::channel_layer) trait Stream:
-    AsyncRead + AsyncWrite + Send + Unpin
-{
-}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// The reason why a connection failed or ended.
 #[derive(Debug)]
@@ -105,13 +97,10 @@ pub(in crate::channel_layer) async fn dial(
     let tcp = in_time("connect", connected).await??;
     tcp.set_nodelay(true)?;
     let mut stream: Box<dyn Stream> = if url.tls() {
-        let host = ServerName::try_from(host)
-            .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
         let settings = store
             .tls()
             .map_err(|error| LinkError::new(ErrorKind::Other, error.to_string()))?;
-        let connector = TlsConnector::from(settings);
-        Box::new(in_time("TLS handshake", connector.connect(host, tcp)).await??)
+        in_time("TLS handshake", encrypted(settings, &host, tcp)).await??
     } else {
         Box::new(tcp)
     };

@@ -4,9 +4,8 @@
 //! only claimed. A message longer than the bound is skipped as it streams by.
 
 use crate::event::MAX_PAYLOAD;
+use crate::stores::redis_answer::{MAX_LINE, NotResp, number};
 
-/// Bytes of the longest line of a reply; Redis' own error texts are far shorter.
-pub(super) const MAX_LINE: usize = 64 * 1024;
 /// The largest number of elements of an array; replies to a subscriber have three, and the role of a master lists its
 /// replicas.
 const MAX_ELEMENTS: usize = 256;
@@ -34,11 +33,6 @@ pub(in crate::channel_layer) enum RespReply<'a> {
     /// `+OK` and other replies that need no action.
     Other,
 }
-
-/// The server does not speak RESP2, or sends a reply that no subscriber receives.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server's reply is not RESP2")]
-pub(in crate::channel_layer) struct NotResp;
 
 /// The parser's state between reads.
 #[derive(Default)]
@@ -256,18 +250,6 @@ impl<'a> Cursor<'a> {
         self.at += len + 2;
         Ok(Ok(&rest[..len]))
     }
-}
-
-/// Reads a length; −1 reads as `None`.
-pub(super) fn number(line: &[u8]) -> Result<Option<usize>, NotResp> {
-    let text = str::from_utf8(line).map_err(|_| NotResp)?;
-    if text == "-1" {
-        return Ok(None);
-    }
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(NotResp);
-    }
-    text.parse().map(Some).map_err(|_| NotResp)
 }
 
 #[cfg(test)]

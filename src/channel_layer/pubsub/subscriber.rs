@@ -22,10 +22,11 @@ use crate::metrics::GapCause;
 use crate::position::Position;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
+use crate::stores::redis_stream::Stream;
 
 use super::super::inbox::Inbox;
 use super::super::link::canary::{Flight, Publishing, TICK};
-use super::super::link::dial::{LinkError, Stream, dial};
+use super::super::link::dial::{LinkError, dial};
 use super::super::link::life::{End, LinkLife, Session};
 use super::super::link::resp::Parser;
 use super::super::target::Target;

@@ -1,4 +1,4 @@
 //! Users against real databases and a real Redis.
 
 mod database;
-mod servers;
+pub(crate) mod servers;
