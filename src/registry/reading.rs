@@ -93,8 +93,9 @@ impl TenantRegistry {
         }
         let mut seen = seen;
         while seen < serial {
-            let until = serial.min(seen + MOST_CHANGES);
-            let changes = self.table.changes(seen, until).await?;
+            let changes = self.table.changes(seen, serial.min(seen + MOST_CHANGES));
+            let changes = changes.await?;
+            let until = changes.until;
             let deployment = self.deployment.lock().clone();
             let read = self.read_rows(changes.rows, &deployment).await?;
             let taken = self.take_in(read, move |known, read| {
@@ -157,12 +158,16 @@ impl TenantRegistry {
         if differ.len() > MANY {
             return self.read_all().await;
         }
-        let mut rows = Vec::new();
-        for id in differ {
-            rows.extend(self.table.one(id.as_str()).await?);
-        }
         let deployment = self.deployment.lock().clone();
-        let read = self.read_rows(rows, &deployment).await?;
+        let mut read = Vec::new();
+        // One document at a time: a hundred of 2 MiB are much beside the tenants that they make.
+        for id in differ {
+            let row = self.table.one(id.as_str()).await?;
+            read.extend(
+                self.read_rows(row.into_iter().collect(), &deployment)
+                    .await?,
+            );
+        }
         self.take_in(read, move |known, read| {
             // `None`: the deployment has changed meanwhile, and everything is read again.
             known.compared_at = known.compared_at.map(|_| Instant::now());
@@ -226,7 +231,7 @@ impl TenantRegistry {
                 })
             }
             None => Err(WrongTenant {
-                why: "its document is no JSON".to_owned(),
+                why: "its document is no JSON, or longer than 2 MiB".to_owned(),
                 hosts: Vec::new(),
             }),
         };

@@ -73,7 +73,9 @@ async fn reseal_one(
             return Ok(Err("its name is not one of a tenant".to_owned()));
         };
         let Some(mut stored) = row.document() else {
-            return Ok(Err("its document is no JSON".to_owned()));
+            return Ok(Err(
+                "its document is no JSON, or longer than 2 MiB".to_owned()
+            ));
         };
         // Secrets that another program wrote as plain text.
         let plain = plain_secrets(config, &id, &stored, &Registry::default());

@@ -7,12 +7,13 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt as _;
 use sqlx::mysql::MySqlPoolOptions;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row as _, SqlitePool};
 
-use self::row::RowPlace;
+use self::row::{RowPart, RowPlace};
 use self::schema::{MIGRATIONS, SCHEMA_TABLE, worded};
 use super::link::{self, Health};
 use super::statement::Dialect;
@@ -38,6 +39,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(5);
 /// The tenants of one part.
 const PART: i64 = 500;
+/// The columns of a tenant, in the order in which rows are read. A document over 2 MiB is not sent, and reads as none.
+const COLUMNS: &str = "name, CASE WHEN OCTET_LENGTH(config) <= 2097152 THEN config END, \
+    version, made, created_at, updated_at, serial";
 /// The names of one part.
 const VERSIONS: i64 = 10_000;
 /// The number that names the lock of a migration on PostgreSQL, with which no other program should lock: "lockgate".
@@ -73,6 +77,27 @@ macro_rules! tenant_row {
                 None
             }
         }
+    }};
+}
+
+/// Reads tenants until their documents are too long together.
+macro_rules! read_part {
+    ($query:expr, $pool:expr) => {{
+        let mut conn = $pool.acquire().await?;
+        let mut part = RowPart::default();
+        let mut rows = $query.fetch(&mut *conn);
+        while let Some(row) = rows.try_next().await? {
+            part.add(tenant_row!(row), row.try_get(6).ok());
+            if part.is_full() {
+                break;
+            }
+        }
+        drop(rows);
+        if part.is_full() {
+            // More rows are coming.
+            drop(conn.detach());
+        }
+        part
     }};
 }
 
@@ -380,37 +405,37 @@ impl TenantTable {
     /// # Errors
     /// [`StoreError`]
     pub async fn one(&self, name: &str) -> Result<Option<TenantRow>, StoreError> {
-        let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant WHERE name = ?";
+        let sql = format!("SELECT {COLUMNS} FROM lockgate_tenant WHERE name = ?");
         let read = async {
             on!(self, pool => {
-                let row = sqlx::query(self.sql(sql)).bind(name).fetch_optional(pool).await?;
+                let row = sqlx::query(self.sql(&sql)).bind(name).fetch_optional(pool).await?;
                 Ok(row.and_then(|row| tenant_row!(row)))
             })
         };
         self.step("registry_tenant", read).await
     }
 
-    /// Returns what changed after the number `seen`, up to the number `serial`.
+    /// Returns what changed after the number `seen`, up to the number `serial` or an earlier one.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn changes(&self, seen: i64, serial: i64) -> Result<TableChanges, StoreError> {
-        let rows = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
-                    WHERE serial > ? AND serial <= ? ORDER BY serial";
+        let rows = format!(
+            "SELECT {COLUMNS} FROM lockgate_tenant WHERE serial > ? AND serial <= ? ORDER BY serial"
+        );
         let deleted = "SELECT tenant FROM lockgate_tenant_audit \
                        WHERE serial > ? AND serial <= ? AND action = 'delete' ORDER BY serial";
         let read = async {
             on!(self, pool => {
-                let query = sqlx::query(self.sql(rows)).bind(seen).bind(serial);
-                let found = query.fetch_all(pool).await?;
-                let rows: Vec<_> = found.iter().filter_map(|row| tenant_row!(row)).collect();
+                let query = sqlx::query(self.sql(&rows)).bind(seen).bind(serial);
+                let part = read_part!(query, pool);
+                let until = if part.is_full() { part.serial } else { serial };
                 let query = sqlx::query_scalar::<_, String>(self.sql(deleted));
-                let deleted = query.bind(seen).bind(serial).fetch_all(pool).await?;
-                Ok((rows, deleted))
+                let deleted = query.bind(seen).bind(until).fetch_all(pool).await?;
+                Ok(TableChanges { rows: part.rows, deleted, until })
             })
         };
-        let (rows, deleted) = self.step("registry_changes", read).await?;
-        Ok(TableChanges { rows, deleted })
+        self.step("registry_changes", read).await
     }
 
     /// Makes a change and its entry in the audit, both or neither.
@@ -445,19 +470,18 @@ impl AllRows<'_> {
             return Ok(None);
         };
         let table = self.table;
-        let sql = "SELECT name, config, version, made, created_at, updated_at FROM lockgate_tenant \
-                   WHERE name > ? ORDER BY name LIMIT ?";
+        let sql =
+            format!("SELECT {COLUMNS} FROM lockgate_tenant WHERE name > ? ORDER BY name LIMIT ?");
         let part = async {
             on!(table, pool => {
-                let query = sqlx::query(table.sql(sql)).bind(after).bind(PART);
-                let rows = query.fetch_all(pool).await?;
-                let read = rows.iter().filter_map(|row| tenant_row!(row));
-                Ok((read.collect::<Vec<TenantRow>>(), rows.len()))
+                let query = sqlx::query(table.sql(&sql)).bind(after).bind(PART);
+                Ok(read_part!(query, pool))
             })
         };
-        let (read, found) = table.step("registry_tenants", part).await?;
+        let part = table.step("registry_tenants", part).await?;
+        let most = if part.is_full() { 0 } else { PART };
         self.place
-            .pass(read.last().map(|row| &row.name), (found, PART));
-        Ok(Some(read))
+            .pass(part.rows.last().map(|row| &row.name), (part.found, most));
+        Ok(Some(part.rows))
     }
 }

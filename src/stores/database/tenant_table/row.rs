@@ -7,7 +7,7 @@ pub struct TenantRow {
     pub name: String,
     /// The document, which should be JSON. Its secrets are sealed.
     ///
-    /// `None`: it is no text.
+    /// `None`: it is no text, or longer than 2 MiB.
     pub config: Option<String>,
     /// It rises with every change, and no later tenant of this name has it again.
     pub version: i64,
@@ -23,6 +23,37 @@ impl TenantRow {
     /// Returns its document; `None` if it is no JSON.
     pub fn document(&self) -> Option<serde_json::Value> {
         serde_json::from_str(self.config.as_deref()?).ok()
+    }
+}
+
+/// The bytes of the documents behind which a part ends early.
+const PART_BYTES: usize = 16 * 1024 * 1024;
+
+/// Some rows, as they are read.
+#[derive(Debug, Default)]
+pub(super) struct RowPart {
+    pub(super) rows: Vec<TenantRow>,
+    /// The number of rows, also of those that cannot be read.
+    pub(super) found: usize,
+    /// The number of the change that made the last one.
+    pub(super) serial: i64,
+    /// Bytes of the documents.
+    bytes: usize,
+}
+
+impl RowPart {
+    /// Takes a row, `None` if it cannot be read, and the number of the change that made it.
+    pub(super) fn add(&mut self, row: Option<TenantRow>, serial: Option<i64>) {
+        self.found += 1;
+        self.serial = serial.unwrap_or(self.serial);
+        let document = row.as_ref().and_then(|row| row.config.as_ref());
+        self.bytes += document.map_or(0, String::len);
+        self.rows.extend(row);
+    }
+
+    /// Returns true if no more rows should be read.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > PART_BYTES
     }
 }
 
@@ -64,6 +95,8 @@ pub struct TableChanges {
     pub rows: Vec<TenantRow>,
     /// The names of those that were deleted.
     pub deleted: Vec<String>,
+    /// The number of the last change among them.
+    pub until: i64,
 }
 
 /// The version that a change expects to find.

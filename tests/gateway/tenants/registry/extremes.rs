@@ -220,6 +220,56 @@ async fn filled(count: u64) -> (Store, Tenant) {
     (store, last)
 }
 
+/// Before: all of them came into memory at once, whoever wrote them into the table.
+#[tokio::test]
+async fn documents_of_50_mb_and_many_of_a_megabyte_cost_a_part_of_that() {
+    let store = Store::postgres().await;
+    drop(store.gateway().start().await);
+    let (acme, document) = registered("acme").await;
+    let fill = |name: &str, value: &str, from: u64, to: u64| {
+        format!(
+            "INSERT INTO lockgate_tenant ({COLUMNS}) SELECT '{name}-' || n, {value}, 1, n, 0, 0, n \
+             FROM generate_series({from}, {to}) n"
+        )
+    };
+    // As text and as JSON: the second is read, and refused for what it says.
+    for sql in [
+        fill("long", "repeat('x', 52428800)", 1, 4),
+        fill(
+            "wide",
+            "json_build_object('a', repeat('x', 1048576))::text",
+            5,
+            104,
+        ),
+        "UPDATE lockgate_registry SET serial = 104".to_owned(),
+    ] {
+        store.database.execute(&sql).await;
+    }
+    let gateway = store.gateway().start().await;
+    put(&gateway, &acme, &document).await;
+    let replica = gateway.replica();
+    eventually(PATIENCE, "it is served", async || {
+        let dial = replica.dial(&acme, CHAT).token(&acme.token(ALICE));
+        dial.attempt().await.map(drop)
+    })
+    .await;
+    let (long, wide) = (named(&acme, "long-1"), named(&acme, "wide-104"));
+    let why = reason(&gateway, replica, &long).await.to_string();
+    assert!(why.contains("longer than 2 MiB"), "{why}");
+    assert_ne!(reason(&gateway, replica, &wide).await, Value::Null);
+    let peak = replica.process.peak_memory() >> 20;
+    println!("{peak} MiB");
+    assert!(peak < 160, "{peak} MiB");
+}
+
+/// A tenant of this name, and otherwise the same.
+fn named(tenant: &Tenant, name: &str) -> Tenant {
+    Tenant {
+        name: name.to_owned(),
+        ..tenant.clone()
+    }
+}
+
 /// `LOCKGATE_TEST_TENANTS` is another number than a million. It prints time and memory.
 #[tokio::test]
 #[ignore = "a million tenants take minutes and several GiB of memory"]
