@@ -6,9 +6,10 @@
 //! than one share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{Builder, ScopedJoinHandle};
 
 use parking_lot::Mutex;
-use rustix::process::setpriority_process;
+use rustix::process::{getpriority_process, setpriority_process};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -40,7 +41,7 @@ pub async fn reading_turn(bytes: usize) -> Option<SemaphorePermit<'static>> {
     READING.acquire().await.ok()
 }
 
-/// Does `work` on this task, and beside the other tasks of the thread if it is heavy. Outside a runtime of several threads, as in the
+/// Does `work` here, or in a thread of its own, beside the other tasks, if it is heavy. Outside a runtime of several threads, as in the
 /// command line, it only does it.
 pub fn heavy<R: Send>(is_heavy: bool, work: impl FnOnce() -> R + Send) -> R {
     let is_shared = || {
@@ -56,22 +57,33 @@ pub fn heavy<R: Send>(is_heavy: bool, work: impl FnOnce() -> R + Send) -> R {
     }
     tokio::task::block_in_place(|| {
         let _turn = TURN.lock();
-        nicely(work)
+        nicely(Builder::new(), work)
     })
 }
 
-/// Does `work` in a thread with the value [`NICE`], and waits for it. A thread cannot take its priority back, so that one of the
+/// Does `work` in the `thread`, with the value [`NICE`], and waits for it. A thread cannot take its priority back, so that one of the
 /// runtime would keep it. The work sees no runtime, so that heavy work within it does not wait for its own turn.
-fn nicely<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+///
+/// Does it here if the system has no thread left: an event must not end the process.
+fn nicely<R: Send>(thread: Builder, work: impl FnOnce() -> R + Send) -> R {
+    let mut work = Some(work);
     let done = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // Refused where the process has a lower priority already.
-            setpriority_process(None, NICE).ok();
-            work()
+        let work = &mut work;
+        let thread = thread.spawn_scoped(scope, || {
+            // As root it would raise the priority of a process that has a lower one.
+            if getpriority_process(None).is_ok_and(|nice| nice < NICE) {
+                setpriority_process(None, NICE).ok();
+            }
+            work.take().map(|work| work())
         });
-        thread.join()
+        thread.map(ScopedJoinHandle::join)
     });
-    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    match (done, work) {
+        (Ok(Ok(Some(result))), _) => result,
+        (Ok(Err(panic)), _) => std::panic::resume_unwind(panic),
+        (_, Some(work)) => work(),
+        (_, None) => unreachable!("the thread has done the work"),
+    }
 }
 
 /// A place among those that wait or work.
@@ -99,8 +111,6 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::sync::mpsc;
     use std::time::Duration;
-
-    use rustix::process::getpriority_process;
 
     use super::*;
 
@@ -166,6 +176,14 @@ mod tests {
         assert_eq!(panic.downcast_ref(), Some(&"of the work"));
         let task = runtime.spawn(async { heavy(true, || 7) });
         assert_eq!(runtime.block_on(task).unwrap(), 7);
+    }
+
+    #[test]
+    fn without_a_thread_the_work_is_done_here() {
+        let too_large = Builder::new().stack_size(1 << 60);
+        let here = std::thread::current().id();
+        let done = nicely(too_large, || std::thread::current().id());
+        assert_eq!(done, here);
     }
 
     #[tokio::test]
