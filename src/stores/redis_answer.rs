@@ -65,7 +65,10 @@ impl AnswerWalk {
         let mut bulk = None;
         match mark {
             b'+' | b'-' | b':' => {}
-            b'*' => self.values += number(rest)?.unwrap_or(0) as u64,
+            b'*' => {
+                let count = number(rest)?.unwrap_or(0) as u64;
+                self.values = self.values.saturating_add(count);
+            }
             b'$' => {
                 bulk = number(rest)?;
                 if let Some(len) = bulk {
@@ -197,6 +200,7 @@ mod tests {
             b"*2\r\n$8\r\n12345678\r\n$15\r\n123456789012345\r\n",
             b"*3\r\n:12345678\r\n:12345678\r\n:12345678\r\n",
             b"*18446744073709551615\r\n",
+            b"*2\r\n*18446744073709551615\r\n",
             b"$18446744073709551615\r\n",
             b"*1048577\r\n",
             b"HTTP/1.1 400 Bad Request\r\n",
