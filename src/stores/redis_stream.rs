@@ -3,12 +3,14 @@
 //! It replaces the streams of redis-rs, which hold an answer of any length until it is whole.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -57,8 +59,7 @@ impl Dialler {
 
     /// Opens a stream with the socket options of every link for commands.
     pub(super) async fn open(self: &Arc<Self>, host: &str, port: u16) -> io::Result<BoundedStream> {
-        let tcp = TcpStream::connect((host, port)).await?;
-        tcp.set_nodelay(true)?;
+        let tcp = connect(host, port).await?;
         SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED_LIMIT))?;
         let inner: Box<dyn Stream> = match self.is_encrypted {
             true => encrypted(self.tls().map_err(io::Error::other)?, host, tcp).await?,
@@ -91,6 +92,28 @@ impl Dialler {
             );
         }
     }
+}
+
+/// Connects to `host`: to all of its addresses at once, and the first that answers counts. One that drops packets would use
+/// up the time of the others.
+///
+/// # Errors
+/// That of the look-up, or of the last address.
+pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses = tokio::net::lookup_host((host, port)).await?;
+    first_of(addresses).await
+}
+
+async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let attempts: Vec<_> = addresses
+        .map(|address| Box::pin(TcpStream::connect(address)))
+        .collect();
+    if attempts.is_empty() {
+        return Err(io::Error::other("the name has no address"));
+    }
+    let (tcp, _) = select_ok(attempts).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 /// Encrypts a connection to `host`.
@@ -150,5 +173,32 @@ impl AsyncWrite for BoundedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// Before, the addresses were tried one after another: one that drops packets took the time of all.
+    #[tokio::test]
+    async fn an_address_that_drops_packets_does_not_hold_up_the_next() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        silent.bind(&any.into()).unwrap();
+        // The kernel drops what comes while one connection waits to be accepted.
+        silent.listen(0).unwrap();
+        let drops = silent.local_addr().unwrap().as_socket().unwrap();
+        let _waits = std::net::TcpStream::connect(drops).unwrap();
+        let answering = TcpListener::bind(any).unwrap();
+        let answers = answering.local_addr().unwrap();
+        let first = first_of([drops, answers].into_iter());
+        let first = tokio::time::timeout(Duration::from_secs(15), first).await;
+        assert_eq!(first.unwrap().unwrap().peer_addr().unwrap(), answers);
+        assert!(first_of(std::iter::empty()).await.is_err());
     }
 }

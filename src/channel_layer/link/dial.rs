@@ -6,14 +6,13 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use redis::RedisError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Secret;
 use crate::error::{ErrorKind, StoreError};
 use crate::stores::redis::{RedisStore, RedisUrl, error_kind};
 use crate::stores::redis_answer::NotResp;
-use crate::stores::redis_stream::{Stream, encrypted};
+use crate::stores::redis_stream::{Stream, connect, encrypted};
 
 use super::command::write_command;
 use super::resp::{Parser, RespReply};
@@ -93,9 +92,7 @@ pub(in crate::channel_layer) async fn dial(
 ) -> Result<Box<dyn Stream>, LinkError> {
     let url = store.url();
     let (host, port) = store.address().await?;
-    let connected = TcpStream::connect((host.as_str(), port));
-    let tcp = in_time("connect", connected).await??;
-    tcp.set_nodelay(true)?;
+    let tcp = in_time("connect", connect(&host, port)).await??;
     let mut stream: Box<dyn Stream> = if url.tls() {
         let settings = store
             .tls()
