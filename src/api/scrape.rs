@@ -105,11 +105,29 @@ type Reader = watch::Receiver<Option<Bytes>>;
 struct SharedWriting(Mutex<Option<Reader>>);
 
 /// A writing that is under way; its drop ends it.
-struct UnderWay(Arc<SharedWriting>);
+struct UnderWay {
+    shared: Arc<SharedWriting>,
+    reader: Reader,
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        *self.0.0.lock() = None;
+        self.shared.end(&self.reader);
+    }
+}
+
+/// The start of a writing. Where it panics, since the system has no thread, the work stays in tokio's queue; the next scrape
+/// does not wait for that.
+struct Starting<'a> {
+    shared: &'a SharedWriting,
+    reader: &'a Reader,
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.end(self.reader);
+        }
     }
 }
 
@@ -121,25 +139,55 @@ impl SharedWriting {
         self: &Arc<Self>,
         write: impl FnOnce() -> String + Send + 'static,
     ) -> Option<Bytes> {
-        let mut reader = self.reader(write);
+        let mut reader = self.reader(write, |work| drop(spawn_blocking(work)));
         let text = reader.wait_for(Option::is_some).await;
         text.ok()?.clone()
     }
 
-    fn reader(self: &Arc<Self>, write: impl FnOnce() -> String + Send + 'static) -> Reader {
-        let mut under_way = self.0.lock();
-        if let Some(reader) = &*under_way {
-            return reader.clone();
-        }
+    fn reader(
+        self: &Arc<Self>,
+        write: impl FnOnce() -> String + Send + 'static,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>),
+    ) -> Reader {
         let (tell, reader) = watch::channel(None);
-        *under_way = Some(reader.clone());
-        let ends = UnderWay(self.clone());
-        spawn_blocking(move || {
+        if let Some(other) = self.join(&reader) {
+            return other;
+        }
+        let ends = UnderWay {
+            shared: self.clone(),
+            reader: reader.clone(),
+        };
+        let starting = Starting {
+            shared: self,
+            reader: &reader,
+        };
+        // Without the lock: a runtime that shuts down drops the work at once, and with it `ends`.
+        spawn(Box::new(move || {
             let text = Bytes::from(write());
             drop(ends);
             tell.send_replace(Some(text));
-        });
+        }));
+        drop(starting);
         reader
+    }
+
+    /// Returns the reader of the writing that is under way. Without one `reader` takes its place. A writing that has ended without
+    /// a text is none.
+    fn join(&self, reader: &Reader) -> Option<Reader> {
+        let mut under_way = self.0.lock();
+        if let Some(other) = &*under_way
+            && other.has_changed().is_ok()
+        {
+            return Some(other.clone());
+        }
+        *under_way = Some(reader.clone());
+        None
+    }
+
+    /// Ends the writing of `reader`, unless another has taken its place.
+    fn end(&self, reader: &Reader) {
+        let ended = self.0.lock().take_if(|now| now.same_channel(reader));
+        drop(ended);
     }
 }
 
@@ -219,6 +267,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(20);
+
     /// Before, each scrape was written by itself, on the thread that answers probes.
     #[tokio::test]
     async fn scrapes_that_come_while_one_is_written_share_it() {
@@ -228,7 +278,7 @@ mod tests {
             move || {
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
                 if let Some(goes_on) = begun {
-                    goes_on.recv_timeout(Duration::from_secs(20)).unwrap();
+                    goes_on.recv_timeout(PATIENCE).unwrap();
                 }
                 number.to_string()
             }
@@ -261,5 +311,43 @@ mod tests {
         let text = writing.text(|| panic!("as a bug would")).await;
         assert_eq!(text, None);
         assert_eq!(writing.text(|| "x".to_owned()).await.unwrap(), "x");
+    }
+
+    /// As tokio does without a thread for the work: it keeps the work, and panics. Before, all later scrapes waited for it.
+    #[tokio::test]
+    async fn a_scrape_that_no_thread_writes_holds_up_no_other() {
+        let (writing, mut queue) = (Arc::<SharedWriting>::default(), Vec::new());
+        let fails = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let spawn = |work| {
+                queue.push(work);
+                panic!("OS can't spawn worker thread");
+            };
+            writing.reader(|| "kept".to_owned(), spawn)
+        }));
+        assert!(fails.is_err());
+        let next = tokio::time::timeout(PATIENCE, writing.text(|| "x".to_owned())).await;
+        assert_eq!(next.expect("a scrape of its own").unwrap(), "x");
+        // The end of the work that was kept ends no other.
+        let reader = writing.reader(|| "y".to_owned(), |work| queue.push(work));
+        queue.remove(0)();
+        assert!(writing.join(&reader).unwrap().same_channel(&reader));
+    }
+
+    /// Before, the drop of the work waited for a lock that the same thread had.
+    #[test]
+    fn a_scrape_on_a_runtime_that_shuts_down_ends() {
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.build().unwrap();
+            let handle = runtime.handle().clone();
+            runtime.shutdown_background();
+            let _entered = handle.enter();
+            let text = Arc::<SharedWriting>::default();
+            done.send(futures_util::FutureExt::now_or_never(
+                text.text(|| "x".to_owned()),
+            ))
+        });
+        assert_eq!(is_done.recv_timeout(PATIENCE), Ok(Some(None)));
     }
 }
