@@ -76,12 +76,10 @@ pub fn drain_remaining(count: usize) {
     DRAIN_REMAINING_CONNECTIONS.get().set(count as f64);
 }
 
-/// Records the places of sockets that are taken, and their limit; called on each upkeep.
-pub fn saturation(taken: usize, limit: usize) {
+/// Records the places of sockets that are taken, as a part of their limit, and the limit; called on each upkeep.
+pub fn saturation(taken: f64, limit: usize) {
     CONNECTIONS_LIMIT.get().set(limit as f64);
-    CONNECTION_SATURATION
-        .get()
-        .set(taken as f64 / limit.max(1) as f64);
+    CONNECTION_SATURATION.get().set(taken);
 }
 
 /// Records the half-open connections and their limit; called on each upkeep.

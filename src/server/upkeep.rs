@@ -61,7 +61,7 @@ impl Upkeep {
                 self.sweep();
             }
             steps = steps.wrapping_add(1);
-            metrics::saturation(self.occupancy.taken(), self.occupancy.most());
+            metrics::saturation(self.occupancy.saturation(), self.occupancy.most());
             self.shedder.step();
         }
     }

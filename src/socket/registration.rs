@@ -59,6 +59,11 @@ impl Occupancy {
     pub fn most(&self) -> usize {
         self.most
     }
+
+    /// Returns the places that are taken as a part of the bound. At 1 handshakes are refused.
+    pub fn saturation(&self) -> f64 {
+        self.taken() as f64 / self.most.max(1) as f64
+    }
 }
 
 /// A request that may become a socket.

@@ -33,13 +33,15 @@ use crate::socket::unfinished::UnfinishedMessages;
 use crate::users::UserRecord;
 
 mod ahead;
+mod place;
 
 /// The longest wait for a fact that holds almost at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The events that a consumer has seen, and the end of its call.
-#[derive(Default)]
 struct Desk {
+    /// The places of one socket.
+    occupancy: Arc<Occupancy>,
     began: AtomicUsize,
     /// The first byte of each binary message.
     seen: Mutex<Vec<u8>>,
@@ -111,7 +113,7 @@ fn relay() -> Arc<Relay> {
 }
 
 fn socket(desk: &Arc<Desk>) -> Box<ReadySocket> {
-    let place = Occupancy::new(1).enter().unwrap().take_place().unwrap();
+    let place = desk.occupancy.enter().unwrap().take_place().unwrap();
     let member = Member::new(Profile::default());
     let admitted = Registration::admit(member.clone(), relay(), place, (None, false));
     let Ok((registration, _)) = admitted else {

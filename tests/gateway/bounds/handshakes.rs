@@ -226,35 +226,3 @@ async fn the_bytes_of_heads_are_counted_and_given_back() {
     })
     .await;
 }
-
-/// A socket that says goodbye has its place still. Before, the gauge said that the replica was empty, while it refused handshakes.
-#[tokio::test]
-async fn the_saturation_counts_the_places_that_handshakes_find_taken() {
-    let gateway = replica(&[("max_connections", 1)]).await;
-    let (tenant, replica) = (gateway.tenant(), gateway.replica());
-    let token = tenant.token(ALICE);
-    let dial = || replica.dial(tenant, CHAT).token(&token);
-    let path = format!("/v1/tenants/{}/users/{ALICE}/disconnect", tenant.name);
-    // A goodbye lasts for seconds. Where the machine takes longer, the next round decides.
-    for _ in 0..10 {
-        let socket = eventually(PATIENCE, "a place", async || {
-            dial().attempt().await.map_err(|refusal| refusal.status)
-        });
-        // It does not answer the close frame.
-        let stream = socket.await.into_stream();
-        let closed = { replica.api(&gateway.api_key, "POST", &path, "{}") }.await;
-        assert_eq!(closed.status, 200, "{closed:?}");
-        let left = replica.metric("lockgate_connections", &[], |now| now == 0.0);
-        left.await;
-        // The upkeep tells both gauges in one turn, and this connection came behind the end of the socket.
-        let silent = half_open(replica.server, 1, b"").await;
-        half_open_are(&gateway, |now| now == 1.0).await;
-        let scrape = replica.metrics().await;
-        if dial().attempt().await.is_err() {
-            assert_eq!(scrape.value("lockgate_connection_saturation", &[]), 1.0);
-            return;
-        }
-        drop((silent, stream));
-    }
-    panic!("no goodbye lasted");
-}
