@@ -20,6 +20,7 @@ pub use held::{HoldId, Released, ReplayEnd, ReplayRoom};
 use queue::ItemQueue;
 
 mod held;
+mod input;
 mod queue;
 
 /// The most frames in one `writev`. Linux takes 1,024, but above 64 the gain per frame is too small to measure.
@@ -142,12 +143,14 @@ struct State {
     look: Look,
 }
 
-/// The parts of a queue whose socket closes, or comes back to groups with a history.
+/// The parts of a queue whose socket closes, comes back to groups with a history, or has input that waits.
 #[derive(Debug, Default)]
 struct Rare {
     closing: Option<CloseFrame>,
     /// The frames that wait behind replays.
     held: Option<held::Held>,
+    /// Bytes of the client's input that wait for the socket's task or its consumer.
+    input: usize,
 }
 
 /// No limit for this socket alone; `server.max_queue_bytes` still holds. A limit of 4 GiB or more counts as none.
@@ -473,12 +476,12 @@ impl State {
         self.bytes = 0;
     }
 
-    /// Forgets the frames that wait behind replays, and frees their place unless the socket closes.
+    /// Forgets the frames that wait behind replays.
     fn end_holds(&mut self) {
         if let Some(rare) = &mut self.rare {
             rare.held = None;
         }
-        self.rare.take_if(|rare| rare.closing.is_none());
+        self.rest();
     }
 }
 

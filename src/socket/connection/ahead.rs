@@ -1,10 +1,9 @@
 //! The input of a client that came while its consumer was at work. It waits for its turn, in order.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
+use super::input::HeldInput;
 use super::step::{ConnectionStep, Ending};
-use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
 use crate::consumer::Message;
 
 /// Memory of a message beside its bytes, in bytes: its place in the queue and in the allocator.
@@ -15,16 +14,16 @@ pub(super) struct ReadAhead {
     messages: VecDeque<Message>,
     /// The end of the input, behind the messages.
     ending: Option<Ending>,
-    held: HeldBytes,
+    held: HeldInput,
 }
 
 impl ReadAhead {
-    /// Makes one without input.
-    pub(super) fn new(budget: &Arc<MemoryBudget>) -> Self {
+    /// Makes one without input, whose bytes count in `held`.
+    pub(super) fn new(held: HeldInput) -> Self {
         Self {
             messages: VecDeque::new(),
             ending: None,
-            held: HeldBytes::none(budget, HeldKind::Input),
+            held,
         }
     }
 
@@ -69,7 +68,7 @@ impl ReadAhead {
 
     /// Returns the memory of the messages, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.held.bytes() as usize
+        self.held.bytes()
     }
 }
 

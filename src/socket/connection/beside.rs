@@ -43,13 +43,14 @@ impl SocketWire<'_> {
         }
     }
 
-    /// Returns true if more may be read while the consumer is at work.
+    /// Returns true if more may be read while the consumer is at work. Nothing is if the memory for clients is used up.
     fn has_room_ahead(&self) -> bool {
         let (bytes, has_ended) = match self.state.read_ahead() {
             Some(ahead) => (ahead.bytes(), ahead.has_ended()),
             None => (0, false),
         };
-        !has_ended && bytes + self.state.decoder.memory() < MOST
+        let exhausted = self.state.budget().is_exhausted();
+        !has_ended && !exhausted && bytes + self.state.decoder.memory() < MOST
     }
 
     /// Answers a ping of the page. Any other message waits for its turn.

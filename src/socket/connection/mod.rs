@@ -21,6 +21,7 @@ use crate::socket::refresh::{RefreshRequest, may_be_refresh};
 mod ahead;
 mod beside;
 mod goodbye;
+mod input;
 mod ping;
 mod read;
 mod slow;

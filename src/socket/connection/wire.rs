@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::ahead::ReadAhead;
+use super::input::HeldInput;
 use super::slow::SlowWatch;
 use super::step::{ConnectionStep, Ending};
-use crate::budget::{HeldBytes, HeldKind, MemoryBudget};
+use crate::budget::MemoryBudget;
 use crate::close_code::CloseReason;
 use crate::frame::{Decoder, Frame};
 use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
@@ -23,17 +24,18 @@ pub(super) struct Backlog {
     pub(super) bytes: Box<[u8]>,
     /// The number of bytes that are decoded.
     pub(super) decoded: usize,
-    _held: HeldBytes,
+    _held: HeldInput,
 }
 
 impl Backlog {
-    pub(super) fn of(bytes: &[u8], budget: &Arc<MemoryBudget>) -> Option<Self> {
-        let backlog = || Self {
+    /// Copies bytes, which count in `held`.
+    fn of(bytes: &[u8], mut held: HeldInput) -> Self {
+        held.set(bytes.len());
+        Self {
             bytes: bytes.into(),
             decoded: 0,
-            _held: HeldBytes::of(budget, HeldKind::Input, bytes.len()),
-        };
-        (!bytes.is_empty()).then(backlog)
+            _held: held,
+        }
     }
 }
 
@@ -101,9 +103,18 @@ impl WireState {
 
     /// Keeps bytes that are read and not decoded.
     pub(super) fn keep_input(&mut self, input: &[u8]) {
-        let budget = self.common.heartbeat.unfinished().budget();
-        let backlog = Backlog::of(input, budget);
+        let backlog = || Backlog::of(input, self.held_input());
+        let backlog = (!input.is_empty()).then(backlog);
         self.set_backlog(backlog);
+    }
+
+    fn held_input(&self) -> HeldInput {
+        HeldInput::none(self.registration.member(), self.budget())
+    }
+
+    /// Returns the account of the memory that clients hold.
+    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+        self.common.heartbeat.unfinished().budget()
     }
 
     /// Frees the client's bytes, which nothing decodes once the socket closes.
@@ -167,9 +178,9 @@ impl WireState {
 
     /// Returns the place for input that comes while the consumer is at work.
     pub(super) fn ahead(&mut self) -> &mut ReadAhead {
-        let budget = self.common.heartbeat.unfinished().budget();
+        let held = self.held_input();
         let input = self.input.get_or_insert_default();
-        input.ahead.get_or_insert_with(|| ReadAhead::new(budget))
+        input.ahead.get_or_insert_with(|| ReadAhead::new(held))
     }
 
     /// Returns the input that came while the consumer was at work; `None` if none is left.

@@ -3,7 +3,7 @@
 use socket2::SockRef;
 
 use super::*;
-use crate::budget::HeldKind;
+use crate::budget::{HeldBytes, HeldKind};
 use crate::socket::connection::beside::MOST;
 
 /// A frame of a client, with a mask of zeros.
@@ -31,6 +31,18 @@ impl Pair {
 
     async fn write(&mut self, frame: &[u8]) {
         self.client.write_all(frame).await.unwrap();
+    }
+
+    /// Waits until so many bytes of input wait.
+    async fn reads_ahead(&self, bytes: u64) {
+        let filled = async {
+            while self.input() < bytes {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, filled)
+            .await
+            .expect("it reads");
     }
 
     fn input(&self) -> u64 {
@@ -128,19 +140,15 @@ async fn messages_that_wait_for_the_consumer_are_bounded_and_stay_in_order() {
     for n in 0..COUNT {
         pair.write(&masked(0x82, &[n as u8; EACH])).await;
     }
-    let filled = async {
-        while pair.input() < MOST as u64 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, filled)
-        .await
-        .expect("it reads");
+    pair.reads_ahead(MOST as u64).await;
     // A frame that leaves shows that the connection's task has run beside the call.
     pair.member.outbound().push_frame(&Frame::text("x"));
     pair.reads(b"\x81\x01x").await;
     let most = MOST + 2 * 64 * 1024;
     assert!(pair.input() <= most as u64, "{}", pair.input());
+    // Before, the socket did not answer for them, and others were closed in its place.
+    let held = pair.member.outbound().held_bytes();
+    assert_eq!(held as u64, pair.input());
     for calls in 1..=COUNT + 1 {
         pair.began(calls).await;
         pair.desk.ends.notify_one();
@@ -149,5 +157,28 @@ async fn messages_that_wait_for_the_consumer_are_bounded_and_stay_in_order() {
     let expected = (0..COUNT).map(|n| n as u8);
     let seen = pair.desk.seen.lock().clone();
     assert!(seen.into_iter().eq(expected));
+    assert_eq!((pair.input(), pair.member.outbound().held_bytes()), (0, 0));
+}
+
+/// Before, each socket of a slow consumer took its part still.
+#[tokio::test]
+async fn nothing_is_read_ahead_once_the_memory_for_clients_is_used_up() {
+    let mut pair = Pair::at_work().await;
+    let budget = pair.unfinished.budget().clone();
+    budget.set_most(1);
+    let others = HeldBytes::of(&budget, HeldKind::Frames, 2);
+    pair.say(b'b').await;
+    pair.write(&masked(0x89, b"one")).await;
+    // The second frame leaves when the connection's task has run beside the call, and knew of the bytes.
+    for _ in 0..2 {
+        pair.member.outbound().push_frame(&Frame::text("x"));
+        pair.reads(b"\x81\x01x").await;
+    }
     assert_eq!(pair.input(), 0);
+    drop(others);
+    budget.set_most(u64::MAX);
+    pair.desk.ends.notify_one();
+    pair.reads(b"\x81\x01a").await;
+    pair.began(2).await;
+    pair.reads(b"\x8a\x03one").await;
 }
