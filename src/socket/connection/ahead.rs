@@ -27,7 +27,7 @@ impl ReadAhead {
         }
     }
 
-    /// Adds a message.
+    /// Adds a message, which is within the rate and no ping.
     pub(super) fn push(&mut self, message: Message) {
         self.held.set(self.bytes() + bytes_of(&message));
         self.messages.push_back(message);
@@ -50,7 +50,7 @@ impl ReadAhead {
         match self.messages.pop_front() {
             Some(message) => {
                 self.held.set(self.bytes() - bytes_of(&message));
-                Some(ConnectionStep::Message(message))
+                Some(ConnectionStep::Waited(message))
             }
             None => self.ending.take().map(ConnectionStep::End),
         }

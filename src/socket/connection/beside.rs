@@ -38,7 +38,8 @@ impl SocketWire<'_> {
                     self.state.ahead().end(ending);
                 }
                 ConnectionStep::End(ending) => return Poll::Ready(ending),
-                ConnectionStep::Flush | ConnectionStep::Event(_) => {}
+                // Only what was read ahead has waited.
+                ConnectionStep::Flush | ConnectionStep::Event(_) | ConnectionStep::Waited(_) => {}
             }
         }
     }
@@ -53,13 +54,17 @@ impl SocketWire<'_> {
         !has_ended && !exhausted && bytes + self.state.decoder.memory() < MOST
     }
 
-    /// Answers a ping of the page. Any other message waits for its turn.
+    /// Answers a ping of the page. Any other message waits for its turn. Over the rate the input ends: the close goes behind the
+    /// answers to the messages that wait.
     fn answer_or_keep(&mut self, message: Message) {
-        let Some(pong) = self.pong_for_page(&message) else {
-            return self.state.ahead().push(message);
-        };
-        if self.may_receive() {
-            self.state.outbound().push_frame(&pong);
+        if let Err(close) = self.take_rate() {
+            return self.state.ahead().end(Ending::Broken(close));
+        }
+        match self.pong_for_page(&message) {
+            Some(pong) => {
+                self.state.outbound().push_frame(&pong);
+            }
+            None => self.state.ahead().push(message),
         }
     }
 }

@@ -146,11 +146,9 @@ impl Connection {
                     wire.state.outbound().push_frame(&pong);
                     return None;
                 }
-                Some(match self.refresh_in(message) {
-                    Ok(request) => Box::pin(self.refresh(request, opened)),
-                    Err(message) => Box::pin(self.call(Call::Message(message), opened)),
-                })
+                Some(self.pass(message, opened))
             }
+            ConnectionStep::Waited(message) => Some(self.pass(message, opened)),
             ConnectionStep::Event(event) => Some(Box::pin(self.call(Call::Event(event), opened))),
             ConnectionStep::End(ending) => {
                 let ReadySocket { wire, scope, .. } = &mut *self.ready;
@@ -162,6 +160,14 @@ impl Connection {
                     Some(wire.end(ending, scope, opened).await)
                 }))
             }
+        }
+    }
+
+    /// Returns the work of a message that is no ping.
+    fn pass(&mut self, message: consumer::Message, opened: Instant) -> StepWork<'_> {
+        match self.refresh_in(message) {
+            Ok(request) => Box::pin(self.refresh(request, opened)),
+            Err(message) => Box::pin(self.call(Call::Message(message), opened)),
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) enum ConnectionStep {
     Flush,
     /// Give a message of the client to the consumer.
     Message(consumer::Message),
+    /// Give a message to the consumer that came while it was at work. It is within the rate and no ping.
+    Waited(consumer::Message),
     /// Give an event to the consumer.
     Event(Arc<WaitingEvent>),
     /// End the connection.
@@ -25,7 +27,7 @@ pub(super) enum Ending {
     /// Close, but queued frames may have to be sent first.
     CloseBlocked(CloseFrame),
     /// Close, because the client has broken the protocol: the close goes behind the queued frames, such as the answers to
-    /// its earlier messages.
+    /// its earlier messages. Also because it has passed the rate of messages while its consumer was at work.
     Broken(CloseFrame),
     /// Answer the close of the client.
     Closed(Option<CloseFrame>),

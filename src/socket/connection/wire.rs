@@ -11,7 +11,7 @@ use super::input::HeldInput;
 use super::slow::SlowWatch;
 use super::step::{ConnectionStep, Ending};
 use crate::budget::MemoryBudget;
-use crate::close_code::CloseReason;
+use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::{Decoder, Frame};
 use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
 use crate::rate::Bucket;
@@ -241,15 +241,27 @@ impl SocketWire<'_> {
     /// Takes a message from the budget of `limits.messages_per_second`. Over it the socket closes, and the message is
     /// dropped.
     pub(super) fn may_receive(&mut self) -> bool {
+        match self.take_rate() {
+            Ok(()) => true,
+            Err(frame) => {
+                let outbound = self.state.outbound();
+                outbound.close(frame, CloseOrder::AfterQueued);
+                false
+            }
+        }
+    }
+
+    /// Takes a message from that budget.
+    ///
+    /// # Errors
+    /// The close frame of a client that is over it.
+    pub(super) fn take_rate(&mut self) -> Result<(), CloseFrame> {
         let registration = &self.state.registration;
         let per_second = registration.relay().limits().messages_per_second;
         if self.state.messages.take(Instant::now(), per_second) {
-            return true;
+            return Ok(());
         }
         registration.metrics().rate_limited("messages_per_second");
-        let frame = CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1));
-        let outbound = registration.member().outbound();
-        outbound.close(frame, CloseOrder::AfterQueued);
-        false
+        Err(CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1)))
     }
 }

@@ -182,3 +182,31 @@ async fn nothing_is_read_ahead_once_the_memory_for_clients_is_used_up() {
     pair.began(2).await;
     pair.reads(b"\x8a\x03one").await;
 }
+
+/// Before, each was searched for a ping, and judged when its turn came.
+#[tokio::test]
+async fn messages_over_the_rate_are_not_read_ahead_and_close_behind_the_answers() {
+    const COUNT: usize = 100;
+    let mut pair = Pair::open().await;
+    let relay = &pair.socket.relay;
+    let mut settings = Settings::clone(&relay.settings());
+    settings.limits.messages_per_second = 1;
+    relay.reconfigure(Arc::new(settings));
+    pair.say(b'a').await;
+    pair.began(1).await;
+    pair.write(&masked(0x81, b"b").repeat(COUNT)).await;
+    pair.reads_ahead(1).await;
+    // Two seconds' worth, and some more on a slow machine.
+    let half = COUNT as u64 / 2 * 64;
+    assert!((1..half).contains(&pair.input()), "{}", pair.input());
+    let (mut answers, mut head) = (0, [0; 3]);
+    while head[0] != 0x88 {
+        pair.desk.ends.notify_one();
+        let read = pair.client.read_exact(&mut head);
+        let read = tokio::time::timeout(PATIENCE, read).await;
+        read.expect("an answer or the close").unwrap();
+        answers += usize::from(head[0] == 0x81);
+    }
+    assert!((2..COUNT / 2).contains(&answers), "{answers}");
+    assert_eq!(head[2], 4013_u16.to_be_bytes()[0]);
+}
