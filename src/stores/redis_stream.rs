@@ -1,6 +1,8 @@
 //! Opens byte streams to Redis servers, TCP and TLS, whose answers are bounded.
 //!
-//! It replaces the streams of redis-rs, which hold an answer of any length until it is whole.
+//! It replaces the streams of redis-rs, which hold an answer of any length until it is whole. Only the links for
+//! commands have them. Other connections are redis-rs' own and hold any answer: those to Sentinels, to a server that they name,
+//! which is asked for its role, to a node of a cluster that is asked for the map, and those that wait for replicas (`WAIT`).
 
 use std::io;
 use std::net::SocketAddr;
