@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::record::{MAX_FIELDS, UserRecord, from_hex, hex, is_active};
+use super::record::{MAX_FIELDS, UserRecord, digits_of, from_hex, is_active};
 use crate::clock::UnixTime;
 use crate::ids::{TenantId, UserId};
 use crate::packed_json::PackedObject;
@@ -223,7 +223,7 @@ fn write_password(digest: Option<[u8; 16]>, out: &mut String) {
     out.push_str("\"password\":");
     match digest {
         None => out.push_str("null"),
-        Some(digest) => write_text(&hex(digest), out, false),
+        Some(digest) => write_text(&digits_of(digest), out, false),
     }
     out.push('}');
 }

@@ -45,7 +45,7 @@ impl UserRecord {
     /// The claim is the upper-case hexadecimal MD5 of the whole column (`simplejwt.utils.get_md5_hash_password`).
     pub fn password_matches(&self, claim: &str) -> bool {
         self.password_digest
-            .is_some_and(|digest| hex(digest) == claim)
+            .is_some_and(|digest| digits_of(digest) == claim)
     }
 
     /// Returns the approximate bytes of the record in memory.
@@ -55,14 +55,14 @@ impl UserRecord {
 }
 
 /// Returns the digest as upper-case hexadecimal digits.
-pub(super) fn hex(digest: [u8; 16]) -> String {
+pub(super) fn digits_of(digest: [u8; 16]) -> String {
     format!("{:032X}", u128::from_be_bytes(digest))
 }
 
-/// Parses the output of [`hex`]; `None` for any other text.
+/// Parses the output of [`digits_of`]; `None` for any other text.
 pub(super) fn from_hex(text: &str) -> Option<[u8; 16]> {
     let digest = u128::from_str_radix(text, 16).ok()?.to_be_bytes();
-    (hex(digest) == text).then_some(digest)
+    (digits_of(digest) == text).then_some(digest)
 }
 
 /// Returns true if the JSON text of the column `is_active` means true.
