@@ -36,7 +36,7 @@ impl StatementFrame {
     ///
     /// A value of a long type is replaced by NULL then. One of a short type is not touched, since an expression around it would
     /// change its type: a TIMESTAMP into a DATETIME, a BOOLEAN into a number.
-    pub(super) fn new(columns: &[DescribedColumn], field: &str) -> Self {
+    pub(super) fn new(columns: &[DescribedColumn], field: Option<&str>) -> Self {
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
         // A subquery may not have two columns of one name. MySQL 8.0 and MariaDB 10.2 can give them others.
         let numbers: Option<Vec<String>> =
@@ -55,7 +55,7 @@ impl StatementFrame {
         let mut selected = Vec::with_capacity(inner.len() + 1);
         for (column, inner) in columns() {
             let value = match column.is_long {
-                true if column.name == field => masked(&sum([inner]), inner),
+                true if Some(&*column.name) == field => masked(&sum([inner]), inner),
                 true => masked(&all, inner),
                 false => inner.clone(),
             };
@@ -117,7 +117,7 @@ mod tests {
             name: (*name).to_owned(),
             is_long: *is_long,
         });
-        let frame = StatementFrame::new(&columns.collect::<Vec<_>>(), "id");
+        let frame = StatementFrame::new(&columns.collect::<Vec<_>>(), Some("id"));
         frame.around("SELECT 1 -- one")
     }
 

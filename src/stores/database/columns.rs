@@ -1,8 +1,12 @@
 //! The columns that a table or a query gives, and the one that is missing.
 
+use std::sync::Arc;
+
+use super::bounded::DescribedColumn;
 use super::link::{AskError, ValueFault};
-use super::statement;
-use super::{ColumnProblem, Database, Dialect, UserQuery, postgres, table_name};
+use super::statement::{self, Statement};
+use super::user_query::UserPlan;
+use super::{ColumnProblem, Database, Dialect, UserQuery, postgres, refused, table_name};
 
 /// The columns of a table.
 #[derive(Debug, Default)]
@@ -13,10 +17,21 @@ pub(super) struct Columns {
     pub(super) hidden: Vec<String>,
     /// The type of the column that holds the ids, where PostgreSQL says it.
     pub(super) field_type: Option<String>,
+    /// The columns that a query returns.
+    described: Vec<DescribedColumn>,
 }
 
 impl Database {
-    pub(super) async fn table_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
+    /// Returns the columns of the table, or of what the operator's statement returns.
+    pub(super) async fn columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
+        if let Some(statement) = query.statement() {
+            let described = self.described(query, &statement).await?;
+            return Ok(Columns {
+                readable: described.iter().map(|column| column.name.clone()).collect(),
+                described,
+                ..Columns::default()
+            });
+        }
         let Some((schema, table)) = query.table() else {
             return Ok(Columns::default());
         };
@@ -72,19 +87,14 @@ impl Database {
     /// # Errors
     /// [`ColumnProblem`] with the missing part.
     pub async fn check_columns(&self, query: &UserQuery) -> Result<Vec<String>, ColumnProblem> {
-        let columns = match query.table() {
-            Some(_) => {
-                query.forget_plan();
-                self.table_columns(query).await
-            }
-            None => self.query_columns(query).await,
-        };
+        let columns = self.columns(query).await;
         let columns = columns.map_err(|failed| failed.error)?;
         if let Some(column) = query.missing(&columns.readable) {
             return Err(missing_column(query, &columns, column));
         }
-        query.plan(&columns.readable, columns.field_type.as_deref());
-        match self.ask_users(query, &query.binds(&query.probe())).await {
+        let plan = self.plan_of(query, &columns).await;
+        let plan = plan.map_err(|failed| failed.error)?;
+        match self.ask_users(&plan, &query.binds(&query.probe())).await {
             // The column has another type than the probe, which a handshake may have too.
             Err(failed) if failed.value == Some(ValueFault::Parameter) => {}
             answer => drop(answer.map_err(|failed| failed.error)?),
@@ -92,22 +102,46 @@ impl Database {
         Ok(query.fields_of(columns.readable))
     }
 
-    async fn query_columns(&self, query: &UserQuery) -> Result<Columns, AskError> {
-        let binds = query.binds(&query.probe());
-        let Some(statement) = query.statement() else {
-            return Ok(Columns::default());
+    /// Makes the plan for reading users where there are these columns.
+    pub(super) async fn plan_of(
+        &self,
+        query: &UserQuery,
+        columns: &Columns,
+    ) -> Result<Arc<UserPlan>, AskError> {
+        if let Some(statement) = query.statement() {
+            return Ok(query.keep_plan(statement, &columns.described));
+        }
+        let made = query.table_statement(&columns.readable, columns.field_type.as_deref());
+        let (statement, names) = made.ok_or_else(|| {
+            let table = table_name(query);
+            refused(ColumnProblem::NoTable { table })
+        })?;
+        let described = match self.dialect() {
+            Dialect::MySql => self.described(query, &statement).await?,
+            Dialect::Postgres | Dialect::Sqlite => {
+                let columns = names.into_iter().map(|name| DescribedColumn {
+                    name,
+                    is_long: false,
+                });
+                columns.collect()
+            }
         };
+        Ok(query.keep_plan(statement, &described))
+    }
+
+    /// Returns the columns that a statement returns.
+    async fn described(
+        &self,
+        query: &UserQuery,
+        statement: &Statement,
+    ) -> Result<Vec<DescribedColumn>, AskError> {
+        let binds = query.binds(&query.probe());
         let (sql, binds) = statement.render(|_| binds.clone());
         let sql = match self.dialect() {
             Dialect::Postgres => postgres::bounded_rows(&sql, None, &[]),
             Dialect::MySql | Dialect::Sqlite => sql,
         };
-        let columns = self.prepare(sql, binds).await?;
-        query.describe(&columns);
-        Ok(Columns {
-            readable: columns.into_iter().map(|column| column.name).collect(),
-            ..Columns::default()
-        })
+        self.prepare(sql, binds).await
     }
 }
 

@@ -4,12 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::answer::{MAX_ROWS, SqlAnswer};
-use super::bounded::StatementFrame;
 use super::columns::missing_column;
 use super::link::{AskError, ValueFault};
-use super::statement::{Bind, Statement};
-use super::{ColumnProblem, Database, Dialect, MAX_IDS, UserQuery, UserRow, postgres};
-use super::{refused, table_name};
+use super::statement::Bind;
+use super::user_query::UserPlan;
+use super::{ColumnProblem, Database, Dialect, MAX_IDS, UserQuery, UserRow, postgres, refused};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::metrics;
@@ -64,7 +63,10 @@ impl Database {
 
     /// Returns true if the statement ends in time for an id that no user need have, so that the values of others made it slow.
     async fn is_fast(&self, query: &UserQuery) -> bool {
-        match self.ask_users(query, &query.binds(&query.probe())).await {
+        let Ok(plan) = self.plan(query).await else {
+            return false;
+        };
+        match self.ask_users(&plan, &query.binds(&query.probe())).await {
             Ok(_) => true,
             Err(failed) => failed.value == Some(ValueFault::Parameter),
         }
@@ -77,11 +79,12 @@ impl Database {
         };
         // The last id is repeated up to a power of two (see `MAX_IDS`).
         binds.resize(binds.len().next_power_of_two(), last);
-        let answer = match self.ask_users(query, &binds).await {
-            // A migration has changed the table, or the statement has no single column of the field's name: what is known of
-            // them is read again, once.
-            Err(failed) if failed.schema_changed && query.forget_plan() => {
-                self.ask_users(query, &binds).await?
+        let plan = self.plan(query).await?;
+        let answer = match self.ask_users(&plan, &binds).await {
+            // A migration has changed the table: its columns are read again, once.
+            Err(failed) if failed.schema_changed && query.forget_plan(&plan) => {
+                let plan = self.plan(query).await?;
+                self.ask_users(&plan, &binds).await?
             }
             answer => answer?,
         };
@@ -116,50 +119,33 @@ impl Database {
 
     pub(super) async fn ask_users(
         &self,
-        query: &UserQuery,
+        plan: &UserPlan,
         binds: &[Bind],
     ) -> Result<SqlAnswer, AskError> {
-        let statement = match query.statement() {
-            Some(statement) => statement,
-            None => self.plan(query).await?,
-        };
-        let (sql, binds) = statement.render(|_| binds.to_vec());
-        let sql = match self.dialect() {
-            Dialect::Postgres => postgres::bounded_rows(&sql, query.named_field(), &query.names()),
-            Dialect::MySql => self.frame(query, &statement).await?.around(&sql),
-            Dialect::Sqlite => sql,
+        let (sql, binds) = plan.statement.render(|_| binds.to_vec());
+        let sql = match (&plan.frame, self.dialect()) {
+            (Some(frame), _) => frame.around(&sql),
+            (None, Dialect::Postgres) => {
+                postgres::bounded_rows(&sql, plan.field.as_deref(), &plan.names)
+            }
+            (None, Dialect::MySql | Dialect::Sqlite) => sql,
         };
         metrics::user_query();
         self.ask("users", sql, binds).await
     }
 
-    /// Reads the table's columns and makes the statement.
-    async fn plan(&self, query: &UserQuery) -> Result<Arc<Statement>, AskError> {
-        let columns = self.table_columns(query).await?;
-        if let Some(column) = query.missing(&columns.readable) {
+    /// Returns the plan for reading users. If none is known, the database describes the columns.
+    async fn plan(&self, query: &UserQuery) -> Result<Arc<UserPlan>, AskError> {
+        if let Some(plan) = query.plan() {
+            return Ok(plan);
+        }
+        let columns = self.columns(query).await?;
+        if query.table().is_some()
+            && let Some(column) = query.missing(&columns.readable)
+        {
             return Err(refused(missing_column(query, &columns, column)));
         }
-        let nothing = || ColumnProblem::NoTable {
-            table: table_name(query),
-        };
-        query
-            .plan(&columns.readable, columns.field_type.as_deref())
-            .ok_or_else(|| refused(nothing()))
-    }
-
-    /// Returns the frame of the statement, whose columns the database describes the first time.
-    async fn frame(
-        &self,
-        query: &UserQuery,
-        statement: &Statement,
-    ) -> Result<Arc<StatementFrame>, AskError> {
-        if let Some(frame) = query.frame() {
-            return Ok(frame);
-        }
-        let probe = query.binds(&query.probe());
-        let (sql, binds) = statement.render(|_| probe.clone());
-        let columns = self.prepare(sql, binds).await?;
-        Ok(query.describe(&columns))
+        self.plan_of(query, &columns).await
     }
 }
 

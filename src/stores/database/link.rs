@@ -170,7 +170,12 @@ pub(super) async fn columns<DB: Link>(
     let outcome = async {
         let (mut conn, _turn) = connection(pool, gate, true).await?;
         pooled = ask.is_pooled();
-        limited(DB::columns(&mut conn, ask, pooled)).await
+        let columns = limited(DB::columns(&mut conn, ask, pooled)).await;
+        // The answer may still come, and the next user of the connection would get it.
+        if matches!(columns, Err(Failed::NoAnswer)) {
+            drop(conn.detach());
+        }
+        columns
     };
     let outcome = outcome.await;
     let outcome = outcome.map_err(|failed| failed.perhaps_of_pooler(pooled));

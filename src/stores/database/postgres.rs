@@ -133,6 +133,8 @@ impl Link for Postgres {
             forget_statements(conn).await?;
             return pooled_columns(conn, ask).await;
         }
+        // A statement that the connection knows has the columns of the day on which it was prepared.
+        conn.clear_cached_statements().await?;
         // The connection keeps the statement for later queries, which bind values of these types. Left alone, the server
         // would choose a type by the column, such as a shorter integer.
         let types: Vec<_> = ask.binds.iter().map(type_of).collect();

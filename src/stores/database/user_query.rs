@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -48,10 +47,47 @@ enum QueryForm {
     Table {
         schema: Option<String>,
         table: String,
-        /// The statement; `None` until the columns are known.
-        statement: Mutex<Option<Arc<Statement>>>,
     },
     Query(Arc<Statement>),
+}
+
+/// The statement that reads users, and what is known of its columns.
+#[derive(Debug)]
+pub(super) struct UserPlan {
+    pub(super) statement: Arc<Statement>,
+    /// The names of the columns; none if two are the same.
+    pub(super) names: Vec<String>,
+    /// The column of ids, unless the statement returns none or two of that name.
+    pub(super) field: Option<String>,
+    /// The frame of the statement; only on MySQL.
+    pub(super) frame: Option<StatementFrame>,
+    described_at: Instant,
+}
+
+impl UserPlan {
+    fn new(
+        statement: Arc<Statement>,
+        columns: &[DescribedColumn],
+        field: &str,
+        dialect: Dialect,
+    ) -> Self {
+        let mut names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+        let fields = names.iter().filter(|name| *name == field);
+        let field = (fields.count() == 1).then(|| field.to_owned());
+        let frame =
+            (dialect == Dialect::MySql).then(|| StatementFrame::new(columns, field.as_deref()));
+        let distinct: HashSet<&String> = names.iter().collect();
+        if distinct.len() < names.len() {
+            names.clear();
+        }
+        Self {
+            statement,
+            names,
+            field,
+            frame,
+            described_at: Instant::now(),
+        }
+    }
 }
 
 /// The way in which a tenant's users are read.
@@ -63,12 +99,8 @@ pub struct UserQuery {
     id_type: IdType,
     with_active: bool,
     with_password: bool,
-    /// The frame of the statement, and the time at which its columns were read; `None` until they are known.
-    frame: Mutex<Option<(Arc<StatementFrame>, Instant)>>,
-    /// The names of the statement's columns; empty until they are known, and if two are the same.
-    names: Mutex<Arc<[String]>>,
-    /// The statement is not known to lack the field, or to return it twice.
-    names_field: AtomicBool,
+    /// `None` until the columns are known.
+    plan: Mutex<Option<Arc<UserPlan>>>,
     remark: Option<String>,
 }
 
@@ -117,11 +149,7 @@ impl UserQuery {
                     let fault = Fault::new("token.user_id_field", format!("{field:?}"), expected);
                     return Err(fault.into());
                 }
-                QueryForm::Table {
-                    schema,
-                    table,
-                    statement: Mutex::new(None),
-                }
+                QueryForm::Table { schema, table }
             }
         };
         Ok(Self {
@@ -131,9 +159,7 @@ impl UserQuery {
             id_type: user_id::bound_type_of(token, users.id_type),
             with_active: token.check_user_is_active,
             with_password: token.check_revoke_token,
-            frame: Mutex::default(),
-            names: Mutex::default(),
-            names_field: AtomicBool::new(true),
+            plan: Mutex::default(),
             remark: url.remark(),
         })
     }
@@ -151,15 +177,15 @@ impl UserQuery {
     /// Returns schema and table as configured; `None` if the operator gave a query.
     pub(super) fn table(&self) -> Option<(Option<&str>, &str)> {
         match &self.form {
-            QueryForm::Table { schema, table, .. } => Some((schema.as_deref(), table)),
+            QueryForm::Table { schema, table } => Some((schema.as_deref(), table)),
             QueryForm::Query(_) => None,
         }
     }
 
-    /// Returns the statement; `None` if the table's columns must be read first.
+    /// Returns the statement that the operator gave; `None` for a table.
     pub(super) fn statement(&self) -> Option<Arc<Statement>> {
         match &self.form {
-            QueryForm::Table { statement, .. } => statement.lock().clone(),
+            QueryForm::Table { .. } => None,
             QueryForm::Query(statement) => Some(Arc::clone(statement)),
         }
     }
@@ -215,18 +241,14 @@ impl UserQuery {
     }
 
     /// Makes the statement for a table with `columns`, where the ids have the type `field_type` if the database says it.
-    pub(super) fn plan(
+    /// Returns it with the names that it selects.
+    pub(super) fn table_statement(
         &self,
         columns: &[String],
         field_type: Option<&str>,
-    ) -> Option<Arc<Statement>> {
-        let QueryForm::Table {
-            schema,
-            table,
-            statement,
-        } = &self.form
-        else {
-            return self.statement();
+    ) -> Option<(Arc<Statement>, Vec<String>)> {
+        let QueryForm::Table { schema, table } = &self.form else {
+            return None;
         };
         let mut names: Vec<&str> = WELCOME.to_vec();
         names.retain(|name| columns.iter().any(|column| column == name));
@@ -245,12 +267,9 @@ impl UserQuery {
             self.dialect.quote(table),
             self.condition(field_type),
         );
-        self.note_names(names.iter().copied());
-        let planned = Statement::parse(&sql, self.dialect, &["user_ids"])
-            .ok()
-            .map(Arc::new);
-        statement.lock().clone_from(&planned);
-        planned
+        let statement = Statement::parse(&sql, self.dialect, &["user_ids"]).ok()?;
+        let names = names.into_iter().map(str::to_owned);
+        Some((Arc::new(statement), names.collect()))
     }
 
     /// Returns the condition on the ids. PostgreSQL compares no column of another type with a text, so the texts are
@@ -265,58 +284,35 @@ impl UserQuery {
         }
     }
 
-    /// Drops what is known of the columns, because they may have changed. It is read again before the next query. Returns false
-    /// if nothing was known, so that the same query would follow.
-    pub(super) fn forget_plan(&self) -> bool {
-        let framed = self.frame.lock().take().is_some();
-        let named = !std::mem::take(&mut *self.names.lock()).is_empty();
-        match &self.form {
-            QueryForm::Table { statement, .. } => statement.lock().take().is_some(),
-            QueryForm::Query(_) if self.dialect == Dialect::Postgres => {
-                self.names_field.swap(false, Ordering::Relaxed) || named
-            }
-            QueryForm::Query(_) => framed,
-        }
-    }
-
-    /// Notes the columns that the statement returns. Returns its frame.
-    pub(super) fn describe(&self, columns: &[DescribedColumn]) -> Arc<StatementFrame> {
-        let fields = columns.iter().filter(|column| self.is_field(&column.name));
-        self.names_field
-            .store(fields.count() == 1, Ordering::Relaxed);
-        self.note_names(columns.iter().map(|column| column.name.as_str()));
-        let frame = Arc::new(StatementFrame::new(columns, &self.field));
-        *self.frame.lock() = Some((frame.clone(), Instant::now()));
-        frame
-    }
-
-    fn note_names<'n>(&self, names: impl Iterator<Item = &'n str>) {
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        let distinct: HashSet<&String> = names.iter().collect();
-        let are_distinct = distinct.len() == names.len();
-        *self.names.lock() = if are_distinct {
-            names.into()
-        } else {
-            Arc::default()
+    /// Returns what is known of the columns; `None` if it must be read first, or again.
+    pub(super) fn plan(&self) -> Option<Arc<UserPlan>> {
+        let plan = self.plan.lock().clone()?;
+        let is_table = matches!(self.form, QueryForm::Table { .. });
+        let is_described = match self.dialect {
+            Dialect::Postgres => !is_table,
+            Dialect::MySql => true,
+            Dialect::Sqlite => false,
         };
+        (!is_described || plan.described_at.elapsed() < DESCRIBE_EVERY).then_some(plan)
     }
 
-    /// Returns the names of the statement's columns; none until they are known, and if two are the same.
-    pub(super) fn names(&self) -> Arc<[String]> {
-        self.names.lock().clone()
+    /// Keeps what is known of the columns of a statement.
+    pub(super) fn keep_plan(
+        &self,
+        statement: Arc<Statement>,
+        columns: &[DescribedColumn],
+    ) -> Arc<UserPlan> {
+        let plan = Arc::new(UserPlan::new(statement, columns, &self.field, self.dialect));
+        *self.plan.lock() = Some(Arc::clone(&plan));
+        plan
     }
 
-    /// Returns the frame of the statement on MySQL; `None` if its columns must be read first, or again.
-    pub(super) fn frame(&self) -> Option<Arc<StatementFrame>> {
-        let frame = self.frame.lock();
-        let (frame, described_at) = frame.as_ref()?;
-        (described_at.elapsed() < DESCRIBE_EVERY).then(|| frame.clone())
-    }
-
-    /// Returns the column of ids, unless the statement returns none or two of that name.
-    pub(super) fn named_field(&self) -> Option<&str> {
-        let is_named = self.names_field.load(Ordering::Relaxed);
-        is_named.then_some(self.field.as_str())
+    /// Drops a plan that the database refused, because the columns may have changed. Statements in flight may have the same one,
+    /// and drop none that was made since. Returns false if the same statement would follow.
+    pub(super) fn forget_plan(&self, refused: &Arc<UserPlan>) -> bool {
+        let mut plan = self.plan.lock();
+        plan.take_if(|plan| Arc::ptr_eq(plan, refused));
+        self.dialect != Dialect::Sqlite || matches!(self.form, QueryForm::Table { .. })
     }
 
     /// Returns the values to search for an id. There are none if no column of the type can hold it; the user is then not

@@ -53,7 +53,7 @@ fn other_tables(uuid_type: &str, uuid_value: &str, text_type: &str) -> Vec<Strin
     ]
 }
 
-async fn postgres(server: &Server) -> String {
+pub(super) async fn postgres(server: &Server) -> String {
     let url = format!("postgres://app@127.0.0.1:{}/postgres", server.port);
     let mut tables = vec![POSTGRES_USER.to_owned(), USERS.to_owned()];
     tables.extend(other_tables("uuid", UUID, "text"));
@@ -61,7 +61,7 @@ async fn postgres(server: &Server) -> String {
     url
 }
 
-async fn run_postgres(url: &str, statements: &[String]) {
+pub(super) async fn run_postgres(url: &str, statements: &[String]) {
     let mut conn = until_connected(|| PgConnection::connect(url)).await;
     for sql in statements {
         sqlx::raw_sql(AssertSqlSafe(sql.clone()))
@@ -71,7 +71,7 @@ async fn run_postgres(url: &str, statements: &[String]) {
     }
 }
 
-async fn mariadb(server: &Server) -> String {
+pub(super) async fn mariadb(server: &Server) -> String {
     let root = format!("mysql://root@127.0.0.1:{}", server.port);
     let create = "CREATE DATABASE app CHARACTER SET utf8mb4".to_owned();
     run_mysql(&root, &[create]).await;
@@ -84,7 +84,7 @@ async fn mariadb(server: &Server) -> String {
     url
 }
 
-async fn run_mysql(url: &str, statements: &[String]) {
+pub(super) async fn run_mysql(url: &str, statements: &[String]) {
     let mut conn = until_connected(|| MySqlConnection::connect(url)).await;
     for sql in statements {
         sqlx::raw_sql(AssertSqlSafe(sql.clone()))
@@ -127,14 +127,14 @@ where
 
 /// One way of reading users.
 #[derive(Clone)]
-struct Setup {
+pub(super) struct Setup {
     url: String,
-    users: UsersConfig,
-    token: TokenConfig,
+    pub(super) users: UsersConfig,
+    pub(super) token: TokenConfig,
 }
 
 impl Setup {
-    fn new(url: &str) -> Self {
+    pub(super) fn new(url: &str) -> Self {
         let users = UsersConfig {
             database: Some(Secret::from(url)),
             ..UsersConfig::default()
@@ -152,7 +152,7 @@ impl Setup {
         self
     }
 
-    fn query(mut self, query: &str) -> Self {
+    pub(super) fn query(mut self, query: &str) -> Self {
         self.users.query = Some(query.to_owned());
         self
     }
@@ -164,7 +164,7 @@ impl Setup {
         self
     }
 
-    fn database(&self) -> Arc<Database> {
+    pub(super) fn database(&self) -> Arc<Database> {
         let budget = ConnectionBudget::new(100);
         Database::connect_lazy(
             &Secret::from(self.url.as_str()),
@@ -200,7 +200,7 @@ impl Setup {
         rows.remove(0).fields.into()
     }
 
-    async fn problem(&self) -> String {
+    pub(super) async fn problem(&self) -> String {
         let query = UserQuery::new(&self.users, &self.token).unwrap();
         match self.database().check_columns(&query).await {
             Ok(_) => "none".to_owned(),

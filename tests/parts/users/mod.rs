@@ -1,4 +1,5 @@
 //! Users against real databases and a real Redis.
 
 mod database;
+mod faults;
 pub(crate) mod servers;

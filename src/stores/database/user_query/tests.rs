@@ -93,18 +93,14 @@ fn a_table_gives_the_columns_it_has() {
     assert_eq!(query.missing(&strings(&["username"])), Some("is_active"));
     let columns = strings(&["bio", "password", "is_active", "username", "email"]);
     assert_eq!(query.missing(&columns), None);
-    let (sql, _) = query
-        .plan(&columns, Some("text"))
-        .unwrap()
-        .render(|_| vec![Bind::Int(1)]);
+    let (statement, _) = query.table_statement(&columns, Some("text")).unwrap();
+    let (sql, _) = statement.render(|_| vec![Bind::Int(1)]);
     assert_eq!(
         sql,
         r#"SELECT "username", "email", "is_active", "password" FROM "app"."people" WHERE "username" IN ($1)"#
     );
-    let (sql, _) = query
-        .plan(&columns, Some("bigint"))
-        .unwrap()
-        .render(|_| vec![Bind::Int(1); 2]);
+    let (statement, _) = query.table_statement(&columns, Some("bigint")).unwrap();
+    let (sql, _) = statement.render(|_| vec![Bind::Int(1); 2]);
     assert!(
         sql.ends_with(r#" WHERE "username" = ANY (ARRAY[$1, $2]::bigint[])"#),
         "{sql}"
@@ -161,4 +157,41 @@ fn a_null_is_neither_active_nor_inactive() {
     ];
     assert_eq!(query.user_row(&row).unwrap().unwrap().is_active, None);
     assert_eq!(query.user_row(&row[..1].to_vec()), Err("is_active"));
+}
+
+/// Before: the first of several statements in flight dropped the plan, and the others that had the same one were not sent again.
+#[test]
+fn a_plan_is_forgotten_by_each_statement_that_has_it() {
+    let query = query("postgres://h/d", |_, _| ()).unwrap();
+    let (statement, _) = query.table_statement(&strings(&["id"]), None).unwrap();
+    let old = query.keep_plan(statement.clone(), &[]);
+    assert!(query.forget_plan(&old) && query.plan().is_none());
+    assert!(query.forget_plan(&old), "another statement in flight");
+    let new = query.keep_plan(statement, &[]);
+    assert!(query.forget_plan(&old));
+    assert!(Arc::ptr_eq(&query.plan().unwrap(), &new));
+}
+
+/// Before: on PostgreSQL the columns of a query were described at the start alone.
+#[test]
+fn a_statement_is_described_again_after_a_minute() {
+    const SQL: &str = "SELECT * FROM u WHERE id IN (:user_ids)";
+    for (url, sql, again) in [
+        ("postgres://h/d", Some(SQL), true),
+        ("postgres://h/d", None, false),
+        ("mysql://h/d", Some(SQL), true),
+        ("mysql://h/d", None, true),
+        ("sqlite://f", Some(SQL), false),
+    ] {
+        let query = query(url, |users, _| users.query = sql.map(str::to_owned)).unwrap();
+        let made = query.table_statement(&strings(&["id"]), None);
+        let statement = made.map(|(statement, _)| statement);
+        let statement = statement.or_else(|| query.statement()).unwrap();
+        let described_at = Instant::now().checked_sub(DESCRIBE_EVERY).unwrap();
+        *query.plan.lock() = Some(Arc::new(UserPlan {
+            described_at,
+            ..UserPlan::new(statement, &[], "id", query.dialect)
+        }));
+        assert_eq!(query.plan().is_none(), again, "{url} {sql:?}");
+    }
 }

@@ -1,0 +1,163 @@
+//! Users while tables change, and beside rows that cannot be read, on PostgreSQL and MariaDB.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockgate::error::StoreError;
+use lockgate::ids::UserId;
+use lockgate::stores::database::{Database, FetchedUsers, UserQuery};
+use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
+
+use super::database::{Setup, mariadb, postgres, run_postgres};
+use super::servers::Server;
+
+/// Statements in flight while a column goes.
+const IN_FLIGHT: i64 = 3;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct UserReader {
+    database: Arc<Database>,
+    query: Arc<UserQuery>,
+}
+
+impl UserReader {
+    fn new(setup: &Setup) -> Self {
+        Self {
+            database: setup.database(),
+            query: Arc::new(UserQuery::new(&setup.users, &setup.token).unwrap()),
+        }
+    }
+
+    async fn fetch(&self, ids: &[&str]) -> Result<FetchedUsers, StoreError> {
+        let ids: Vec<UserId> = ids.iter().map(|id| (*id).into()).collect();
+        self.database.fetch_users(&self.query, &ids).await
+    }
+
+    /// Returns the ids that were found, and those of rows that could not be read.
+    async fn found(&self, ids: &[&str]) -> (Vec<String>, Vec<String>) {
+        let fetched = self.fetch(ids).await.unwrap();
+        let mut found: Vec<_> = fetched.rows.iter().map(|row| row.id.to_string()).collect();
+        found.sort();
+        let unreadable = fetched.unreadable.iter().map(|(id, _)| id.to_string());
+        (found, unreadable.collect())
+    }
+}
+
+async fn execute_postgres(conn: &mut PgConnection, sql: &str) {
+    let sql = AssertSqlSafe(sql.to_owned());
+    sqlx::raw_sql(sql).execute(conn).await.unwrap();
+}
+
+/// Before: the first of several statements in flight was sent again, and the others failed.
+#[tokio::test]
+async fn each_statement_in_flight_survives_a_migration_on_postgres() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    let plain = Setup::new(&url);
+    let query = "SELECT * FROM auth_user WHERE id IN (:user_ids)";
+    for (setup, column) in [
+        (plain.clone(), "first_name"),
+        (plain.clone().query(query), "last_name"),
+    ] {
+        let mut holder = PgConnection::connect(&url).await.unwrap();
+        let mut watcher = PgConnection::connect(&url).await.unwrap();
+        let reader = UserReader::new(&setup);
+        reader.database.check_columns(&reader.query).await.unwrap();
+        let reader = Arc::new(reader);
+        execute_postgres(&mut holder, "BEGIN; LOCK TABLE auth_user").await;
+        let asked = begin(&reader);
+        until_waiting(async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            sqlx::query_scalar(sql)
+                .fetch_one(&mut watcher)
+                .await
+                .unwrap()
+        })
+        .await;
+        let drop = format!("ALTER TABLE auth_user DROP COLUMN {column}; COMMIT");
+        execute_postgres(&mut holder, &drop).await;
+        all_found(asked).await;
+    }
+}
+
+#[tokio::test]
+async fn each_statement_in_flight_survives_a_migration_on_mariadb() {
+    let server = Server::mariadb();
+    let url = mariadb(&server).await;
+    let plain = Setup::new(&url);
+    let query = "SELECT * FROM auth_user WHERE id IN (:user_ids)";
+    for (setup, column) in [
+        (plain.clone(), "first_name"),
+        (plain.clone().query(query), "last_name"),
+    ] {
+        let mut holder = MySqlConnection::connect(&url).await.unwrap();
+        let mut watcher = MySqlConnection::connect(&url).await.unwrap();
+        let reader = UserReader::new(&setup);
+        reader.database.check_columns(&reader.query).await.unwrap();
+        let reader = Arc::new(reader);
+        let lock = sqlx::raw_sql("LOCK TABLES auth_user WRITE");
+        lock.execute(&mut holder).await.unwrap();
+        let asked = begin(&reader);
+        until_waiting(async || {
+            let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE 'Waiting for table%lock'";
+            sqlx::query_scalar(sql)
+                .fetch_one(&mut watcher)
+                .await
+                .unwrap()
+        })
+        .await;
+        let drop = format!("ALTER TABLE auth_user DROP COLUMN {column}; UNLOCK TABLES");
+        let drop = sqlx::raw_sql(AssertSqlSafe(drop));
+        drop.execute(&mut holder).await.unwrap();
+        all_found(asked).await;
+    }
+}
+
+type Asked = tokio::task::JoinHandle<Result<FetchedUsers, StoreError>>;
+
+fn begin(reader: &Arc<UserReader>) -> Vec<Asked> {
+    let asked = (0..IN_FLIGHT).map(|_| {
+        let reader = reader.clone();
+        tokio::spawn(async move { reader.fetch(&["1"]).await })
+    });
+    asked.collect()
+}
+
+async fn until_waiting(mut waiting: impl AsyncFnMut() -> i64) {
+    let deadline = Instant::now() + DEADLINE;
+    while waiting().await < IN_FLIGHT {
+        assert!(Instant::now() < deadline, "the statements do not wait");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn all_found(asked: Vec<Asked>) {
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().unwrap().rows.len(), 1);
+    }
+}
+
+/// Before: the names were forgotten at the first change for good, and not known where the database was away at the start. A long
+/// value was then fetched to be measured.
+#[tokio::test]
+async fn postgres_measures_the_columns_by_name_after_a_migration_too() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    let query = "SELECT * FROM auth_user WHERE id IN (:user_ids)";
+    let reader = UserReader::new(&Setup::new(&url).query(query));
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    for (column, gone) in [("first_name", "nothing"), ("last_name", "first_name")] {
+        assert_eq!(reader.found(&["1"]).await.0, ["1"]);
+        let size = |column: &str| format!("'%pg_column_size(\"lockgate.rows\".\"{column}\")%'");
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query LIKE {} AND query NOT LIKE {})",
+            size(column),
+            size(gone)
+        );
+        let is_measured = sqlx::query_scalar(AssertSqlSafe(sql));
+        let is_measured: bool = is_measured.fetch_one(&mut conn).await.unwrap();
+        assert!(is_measured, "{column}");
+        let drop = format!("ALTER TABLE auth_user DROP COLUMN {column}");
+        run_postgres(&url, &[drop]).await;
+    }
+}
