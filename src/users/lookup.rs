@@ -202,6 +202,8 @@ impl LookupQueue {
                 Err(_) => {}
             }
         }
+        let unanswered = fetched.unanswered.into_iter();
+        users.extend(unanswered.map(|(id, error)| (id, Err(Arc::new(error)))));
         let absent = |wanted: &Wanted| users.get(&wanted.id).cloned().unwrap_or(Ok(None));
         batch.iter().map(absent).collect()
     }

@@ -1,17 +1,30 @@
 //! Reads users by their ids. A user whose rows are too long or too many costs a part of a statement, and no other user.
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 
 use super::answer::{MAX_ROWS, SqlAnswer};
 use super::columns::missing_column;
-use super::link::{AskError, ValueFault};
+use super::link::{AskError, USERS, ValueFault};
 use super::statement::Bind;
 use super::user_query::UserPlan;
-use super::{ColumnProblem, Database, Dialect, MAX_IDS, UserQuery, UserRow, postgres, refused};
+use super::{
+    ColumnProblem, Database, Dialect, MAX_IDS, Pools, UserQuery, UserRow, postgres, refused,
+};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::metrics;
+
+/// The time from the start of a slow statement in which the statements for its users alone begin. A statement that begins then
+/// ends within the 5 s that a handshake waits.
+const BEGIN_ALONE: Duration = Duration::from_secs(3);
+/// The most statements for users of one slow statement at once.
+const MOST_BESIDE: u32 = 8;
 
 /// The result of [`Database::fetch_users`].
 #[derive(Debug, Default)]
@@ -20,6 +33,21 @@ pub struct FetchedUsers {
     pub rows: Vec<UserRow>,
     /// The users whose row the database may have and that cannot be read, for example text that is not valid in its encoding.
     pub unreadable: Vec<(UserId, StoreError)>,
+    /// The users for whom the database had no answer in time, without a sign that their rows are the reason.
+    pub unanswered: Vec<(UserId, StoreError)>,
+}
+
+impl FetchedUsers {
+    /// Adds the only user of a statement that failed for a value.
+    fn blame(&mut self, ids: &[UserId], fault: ValueFault, error: StoreError) {
+        let error = match fault {
+            // No row can hold the id.
+            ValueFault::Parameter => return,
+            ValueFault::Unknown | ValueFault::TooSlow => error,
+            ValueFault::TooLong => too_long(),
+        };
+        self.unreadable.extend(alone(ids, || error));
+    }
 }
 
 impl Database {
@@ -39,26 +67,90 @@ impl Database {
         let mut fetched = FetchedUsers::default();
         let mut parts: Vec<Vec<UserId>> = ids.chunks(MAX_IDS).map(<[_]>::to_vec).collect();
         while let Some(part) = parts.pop() {
+            let until = Instant::now() + BEGIN_ALONE;
             match self.fetch_part(query, &part).await {
                 Ok(found) => parts.extend(found.settle(&part, &mut fetched)),
                 Err(failed) => match failed.value {
                     None => return Err(failed.error),
                     // A database that is slow for everyone would be asked the more, the slower it is.
                     Some(ValueFault::TooSlow) if !self.is_fast(query).await => {
+                        self.health.failed(&failed.error);
                         return Err(failed.error);
+                    }
+                    Some(ValueFault::TooSlow) => {
+                        self.fetch_each(query, part, until, &mut fetched).await;
                     }
                     // One value that the database cannot read must not hide the other users, so halves are asked
                     // for until it stands alone.
                     Some(_) if part.len() > 1 => parts.extend(halves(&part)),
-                    Some(ValueFault::Parameter) => {}
-                    Some(ValueFault::Unknown | ValueFault::TooSlow) => {
-                        fetched.unreadable.extend(alone(&part, || failed.error));
-                    }
-                    Some(ValueFault::TooLong) => fetched.unreadable.extend(alone(&part, too_long)),
+                    Some(fault) => fetched.blame(&part, fault, failed.error),
                 },
             }
         }
         Ok(fetched)
+    }
+
+    /// Asks for each of the users of a slow statement alone, for some of them beside each other. A user who is slow
+    /// alone, while the database is fast for others before and after, is unusable: a lock that the first statement waited for is
+    /// gone by then.
+    async fn fetch_each(
+        &self,
+        query: &UserQuery,
+        ids: Vec<UserId>,
+        until: Instant,
+        fetched: &mut FetchedUsers,
+    ) {
+        let beside = self.beside();
+        let mut ids = ids.into_iter();
+        let (mut asked, mut begun, mut slow) = (FuturesUnordered::new(), 0, Vec::new());
+        loop {
+            while asked.len() < beside
+                && (begun < beside || Instant::now() < until)
+                && let Some(id) = ids.next()
+            {
+                begun += 1;
+                asked.push(self.fetch_one(query, id));
+            }
+            let Some((id, answer)) = asked.next().await else {
+                break;
+            };
+            match answer {
+                Ok(found) => drop(found.settle(&[id], fetched)),
+                Err(failed) => match failed.value {
+                    Some(ValueFault::TooSlow) => slow.push((id, failed.error)),
+                    Some(fault) => fetched.blame(&[id], fault, failed.error),
+                    None => fetched.unanswered.push((id, failed.error)),
+                },
+            }
+        }
+        let late = || StoreError::timeout(Dependency::Database, BEGIN_ALONE);
+        fetched.unanswered.extend(ids.map(|id| (id, late())));
+        match slow.first() {
+            Some((_, error)) if !self.is_fast(query).await => {
+                self.health.failed(error);
+                fetched.unanswered.extend(slow);
+            }
+            _ => fetched.unreadable.extend(slow),
+        }
+    }
+
+    async fn fetch_one(
+        &self,
+        query: &UserQuery,
+        id: UserId,
+    ) -> (UserId, Result<FoundRows, AskError>) {
+        let answer = self.fetch_part(query, slice::from_ref(&id)).await;
+        (id, answer)
+    }
+
+    /// Returns the most statements for users of one slow statement at once. A connection is left for others, if there are two.
+    fn beside(&self) -> usize {
+        let most = match &self.pools {
+            Pools::Postgres(pool) => pool.pool.options().get_max_connections(),
+            Pools::MySql(pool) => pool.options().get_max_connections(),
+            Pools::Sqlite(pool) => pool.options().get_max_connections(),
+        };
+        most.saturating_sub(1).clamp(1, MOST_BESIDE) as usize
     }
 
     /// Returns true if the statement ends in time for an id that no user need have, so that the values of others made it slow.
@@ -131,7 +223,7 @@ impl Database {
             (None, Dialect::MySql | Dialect::Sqlite) => sql,
         };
         metrics::user_query();
-        self.ask("users", sql, binds).await
+        self.ask(USERS, sql, binds).await
     }
 
     /// Returns the plan for reading users. If none is known, the database describes the columns.

@@ -29,6 +29,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// The time after a failure for which the database counts as down.
 const DOWN_FOR: Duration = Duration::from_secs(1);
 
+/// The operation that reads users.
+pub(super) const USERS: &str = "users";
+
 /// A statement with its values.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
@@ -258,7 +261,10 @@ fn settle<T>(
             pooler: false,
         },
     };
-    health.failed(&failed.error);
+    // A user's value may be the reason. `Database::fetch_users` finds out, and notes it if it is the database.
+    if operation != USERS || failed.value != Some(ValueFault::TooSlow) {
+        health.failed(&failed.error);
+    }
     Err(failed)
 }
 

@@ -33,9 +33,12 @@ impl UserSource for FakeSource {
             .map(row)
             .collect();
         rows.extend(ids.iter().filter(|id| id.as_str() == "twice").map(row));
+        let late = ids.iter().filter(|id| id.as_str() == "late");
+        rows.retain(|row| row.id.as_str() != "late");
         Ok(FetchedUsers {
             rows,
-            unreadable: Vec::new(),
+            unanswered: late.map(|id| (id.clone(), failed("late"))).collect(),
+            ..FetchedUsers::default()
         })
     }
 
@@ -257,6 +260,16 @@ async fn an_unusable_user_is_asked_for_once() {
     lookups.forget(&"large".into());
     assert!(ask(&lookups, "large", "").await.unwrap().is_err());
     assert_eq!(fake.statements.lock().len(), 4);
+}
+
+#[tokio::test]
+async fn a_user_without_an_answer_is_neither_absent_nor_remembered() {
+    let (fake, lookups) = fake();
+    fake.permits.add_permits(2);
+    for _ in 0..2 {
+        assert!(ask(&lookups, "late", "").await.unwrap().is_err());
+    }
+    assert_eq!(*fake.statements.lock(), [1, 1]);
 }
 
 #[tokio::test]

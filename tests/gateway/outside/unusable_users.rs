@@ -49,3 +49,24 @@ async fn a_user_with_two_rows_or_too_large_columns_is_told_once_and_remembered()
     refused(ALICE).await;
     assert_eq!(queries().await - before, 1.0);
 }
+
+/// Before: the log told that the database does not answer, and that it answers again, for each part of such a statement.
+#[tokio::test]
+async fn a_user_with_a_value_that_is_slow_to_read_is_no_outage_of_the_database() {
+    const QUERY: &str = "
+        SELECT id, is_active, CASE id WHEN 2 THEN pg_sleep(30)::text END AS note
+        FROM auth_user WHERE id IN (:user_ids)";
+    let gateway = gateway()
+        .tenant("acme")
+        .with("users.query", QUERY)
+        .with("users.negative_ttl", "10m")
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let dial = replica.dial(tenant, CHAT).token(&tenant.token(BOB));
+    Problem::new(503, "unavailable").is(&dial.refused().await, &tenant.name);
+    replica.logged("A user cannot be used").await;
+    gateway.open(CHAT).await;
+    let told = gateway.output();
+    assert!(!told.contains("does not answer"), "{told}");
+}

@@ -137,6 +137,43 @@ async fn all_found(asked: Vec<Asked>) {
     }
 }
 
+/// Makes a function that sleeps for the user 2 as long as `condition` holds.
+async fn slow_user(url: &str, condition: &str) -> UserReader {
+    let function = format!(
+        "CREATE SEQUENCE IF NOT EXISTS tries; ALTER SEQUENCE tries RESTART; \
+         CREATE OR REPLACE FUNCTION slow(id integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
+         IF id = 2 AND nextval('tries') {condition} THEN PERFORM pg_sleep(30); END IF; RETURN true; END $$"
+    );
+    run_postgres(url, &[function]).await;
+    let query = "SELECT id, slow(id) AS is_active FROM auth_user WHERE id IN (:user_ids)";
+    UserReader::new(&Setup::new(url).query(query))
+}
+
+/// Before: a slow user stood in a statement for each halving, 2 s each, and the others of the statement waited for all of them. A
+/// user who was alone, and met a lock that lasted longer than a statement may, counted as unusable.
+#[tokio::test]
+async fn a_slow_user_costs_one_more_statement_and_a_lock_costs_none() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    let ids: Vec<String> = (1..=64).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let reader = slow_user(&url, "> 0").await;
+    let (found, unreadable) = reader.found(&ids).await;
+    assert_eq!((found, unreadable), (strings(&["1", "3"]), strings(&["2"])));
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let tries: i64 = sqlx::query_scalar("SELECT last_value FROM tries")
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(tries, 2);
+    let reader = slow_user(&url, "= 1").await;
+    assert_eq!(reader.found(&["2"]).await, (strings(&["2"]), strings(&[])));
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 /// Before: the names were forgotten at the first change for good, and not known where the database was away at the start. A long
 /// value was then fetched to be measured.
 #[tokio::test]
