@@ -122,6 +122,7 @@ impl Database {
                 let columns = names.into_iter().map(|name| DescribedColumn {
                     name,
                     is_long: false,
+                    is_computed: false,
                 });
                 columns.collect()
             }

@@ -6,8 +6,8 @@ use sqlx::mysql::types::MySqlTime;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow, MySqlTypeInfo};
 use sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime};
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Connection, Executor, MySql, Row as _, SqlSafeStr, Type,
-    TypeInfo, ValueRef,
+    AssertSqlSafe, Column, ColumnOrigin, ConnectOptions, Connection, Executor, MySql, Row as _,
+    SqlSafeStr, Type, TypeInfo, ValueRef,
 };
 
 use super::answer::{SqlAnswer, SqlRow};
@@ -65,6 +65,7 @@ impl Link for MySql {
         let described = columns.map(|column| DescribedColumn {
             name: column.name().to_owned(),
             is_long: is_long(column.type_info()),
+            is_computed: matches!(column.origin(), ColumnOrigin::Expression),
         });
         Ok(described.collect())
     }

@@ -172,6 +172,7 @@ fn described(columns: &[PgColumn]) -> Vec<DescribedColumn> {
         name: column.name().to_owned(),
         // Every row is measured as JSON, whatever its columns are.
         is_long: false,
+        is_computed: false,
     });
     described
         .filter(|column| ![ROW, CUT_ROW_ID].contains(&column.name.as_str()))

@@ -58,6 +58,7 @@ impl Link for Sqlite {
             name: column.name().to_owned(),
             // No value is longer than SQLite's own limit.
             is_long: false,
+            is_computed: false,
         });
         Ok(described.collect())
     }

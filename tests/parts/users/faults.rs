@@ -8,7 +8,7 @@ use lockgate::ids::UserId;
 use lockgate::stores::database::{Database, FetchedUsers, UserQuery};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection, PgConnection};
 
-use super::database::{Setup, mariadb, postgres, run_postgres};
+use super::database::{Setup, mariadb, postgres, run_mysql, run_postgres};
 use super::servers::Server;
 
 /// Statements in flight while a column goes.
@@ -196,5 +196,41 @@ async fn postgres_measures_the_columns_by_name_after_a_migration_too() {
         assert!(is_measured, "{column}");
         let drop = format!("ALTER TABLE auth_user DROP COLUMN {column}");
         run_postgres(&url, &[drop]).await;
+    }
+}
+
+/// Before: a subquery in a column ran for each time that the frame names it.
+#[tokio::test]
+async fn mariadb_computes_a_column_once() {
+    let server = Server::mariadb();
+    let url = mariadb(&server).await;
+    run_mysql(
+        &url,
+        &[
+            "CREATE TABLE calls (number integer)".into(),
+            "CREATE FUNCTION note() RETURNS longtext MODIFIES SQL DATA BEGIN \
+             INSERT INTO calls VALUES (1); RETURN 'x'; END"
+                .into(),
+        ],
+    )
+    .await;
+    let mut conn = MySqlConnection::connect(&url).await.unwrap();
+    for (query, calls) in [
+        (
+            "SELECT id, is_active, note() AS a, note() AS b FROM auth_user WHERE id IN (:user_ids)",
+            2,
+        ),
+        (
+            "SELECT id, is_active, note() AS a, note() AS a FROM auth_user WHERE id IN (:user_ids)",
+            4,
+        ),
+    ] {
+        let reader = UserReader::new(&Setup::new(&url).query(query));
+        assert_eq!(reader.found(&["1"]).await.0, ["1"]);
+        let made: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM calls")
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(made, calls, "{query}");
     }
 }
