@@ -44,7 +44,7 @@ pub(super) struct SqlAnswer {
 }
 
 impl SqlAnswer {
-    /// Takes rows out of `stream` until they are too many.
+    /// Takes rows out of `stream` until they are too many, or one cannot be decoded.
     pub(super) async fn read<R: sqlx::Row>(
         mut stream: BoxStream<'_, Result<R, sqlx::Error>>,
         read: impl Fn(&R, &[ColumnName]) -> Result<SqlRow, sqlx::Error>,

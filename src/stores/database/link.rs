@@ -279,16 +279,20 @@ async fn attempt<DB: Link>(
     let (mut conn, _turn) = conn.map_err(|failed| failed.perhaps_of_pooler(known))?;
     let pooled = ask.is_pooled();
     let answer = limited(DB::ask(&mut conn, ask, pooled)).await;
-    match &answer {
+    let is_of_use = match &answer {
+        Ok(answer) => !answer.is_stopped,
         // The answer may still come, and the next user of the connection would get it.
-        Err(Failed::NoAnswer) => drop(conn.detach()),
-        // Rows are still coming. The server ends the statement once the connection is gone.
-        Ok(answer) if answer.is_stopped => drop(conn.detach()),
+        Err(Failed::NoAnswer) => false,
         // The server's plan of a prepared statement does not fit the changed table.
         Err(Failed::Sql(error)) if is_pooler(error) || code(error).as_deref() == Some("0A000") => {
-            drop(conn.detach());
+            false
         }
-        _ => {}
+        Err(Failed::Sql(error)) => !leaves_rows(error),
+        Err(Failed::UnknownPooler(_)) => true,
+    };
+    // Rows may still be coming. The server ends the statement once the connection is gone.
+    if !is_of_use {
+        drop(conn.detach());
     }
     answer.map_err(|failed| failed.perhaps_of_pooler(pooled))
 }
@@ -376,6 +380,12 @@ fn is_pooler(error: &sqlx::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Returns true if rows may be coming after an error: it is not the server's, which is the last word on a statement, but of a
+/// value that cannot be decoded, or of a broken link.
+pub(super) fn leaves_rows(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_none()
 }
 
 fn is_broken(error: &sqlx::Error) -> bool {

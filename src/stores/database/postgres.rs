@@ -15,7 +15,7 @@ use sqlx::{
 
 use super::answer::{CUT_ROW_ID, MAX_ID, MAX_ROW, SqlAnswer, SqlRow};
 use super::bounded::DescribedColumn;
-use super::link::{Ask, Link, STATEMENT_TIMEOUT};
+use super::link::{Ask, Link, STATEMENT_TIMEOUT, leaves_rows};
 use super::statement::Bind;
 use super::value::{ColumnName, Row, SqlValue};
 
@@ -117,8 +117,12 @@ impl Link for Postgres {
             .execute(&mut *conn)
             .await?;
         let answer = fetch(conn, bound(&ask.sql, ask).persistent(false)).await;
-        // The connection of an answer that was stopped ends, and its transaction with it.
-        if !answer.as_ref().is_ok_and(|answer| answer.is_stopped) {
+        // A connection with rows that were not read ends, and its transaction with it.
+        let has_rows = match &answer {
+            Ok(answer) => answer.is_stopped,
+            Err(error) => leaves_rows(error),
+        };
+        if !has_rows {
             sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await?;
         }
         answer

@@ -234,3 +234,32 @@ async fn mariadb_computes_a_column_once() {
         assert_eq!(made, calls, "{query}");
     }
 }
+
+/// Before: the connection went back to the pool with the rows that were still coming.
+#[tokio::test]
+async fn a_connection_with_rows_behind_one_that_cannot_be_decoded_ends() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    // A cast that checks nothing lets a row be no JSON.
+    let cast = "CREATE CAST (text AS json) WITHOUT FUNCTION";
+    run_postgres(&url, &[cast.into()]).await;
+    let query = "SELECT id, is_active, ('{' || username)::json AS note FROM auth_user WHERE id IN (:user_ids)";
+    let mut setup = Setup::new(&url).query(query);
+    setup.users.pool.max = 1;
+    let reader = UserReader::new(&setup);
+    assert!(reader.fetch(&["9"]).await.unwrap().rows.is_empty());
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let of = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%lockgate.row%' AND pid <> pg_backend_pid()";
+    let before: i32 = sqlx::query_scalar(of).fetch_one(&mut conn).await.unwrap();
+    assert!(reader.fetch(&["1", "2", "3"]).await.is_err());
+    let deadline = Instant::now() + DEADLINE;
+    let lives = async |conn: &mut PgConnection| {
+        let pids: Vec<i32> = sqlx::query_scalar(of).fetch_all(conn).await.unwrap();
+        pids.contains(&before)
+    };
+    while lives(&mut conn).await {
+        assert!(Instant::now() < deadline, "the connection stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(reader.fetch(&["9"]).await.unwrap().rows.is_empty());
+}
