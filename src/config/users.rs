@@ -25,7 +25,9 @@ table! {
         pub verify: Option<Verify> as Optional(choice()) => None,
         /// A table with the columns of Django's `auth_user`; `query` replaces it.
         pub table: String as Text => "auth_user".to_owned(),
-        /// A statement with `:user_ids` (`… WHERE id IN (:user_ids)`) that returns at least `id` and `is_active`.
+        /// A statement with `:user_ids` (`… WHERE id IN (:user_ids)`) that returns at least `id` and `is_active`. On PostgreSQL, MySQL and
+        /// MariaDB it stands in a subquery, where `SQL_NO_CACHE` and `SQL_CALC_FOUND_ROWS` cannot. Two columns of one name take MySQL 8.0
+        /// or MariaDB 10.2.
         pub query: Option<String> as Optional(Text) => None,
         /// The type of ids.
         pub id_type: IdType as choice() => IdType::Int,

@@ -97,7 +97,17 @@ impl Database {
         match self.ask_users(&plan, &query.binds(&query.probe())).await {
             // The column has another type than the probe, which a handshake may have too.
             Err(failed) if failed.value == Some(ValueFault::Parameter) => {}
-            answer => drop(answer.map_err(|failed| failed.error)?),
+            // The server has just read the same statement outside of a frame.
+            Err(failed) if failed.is_unfit && query.table().is_none() => {
+                return Err(ColumnProblem::NotInSubquery(failed.error));
+            }
+            Err(failed) => {
+                if failed.value == Some(ValueFault::TooSlow) {
+                    self.health.failed(&failed.error);
+                }
+                return Err(failed.error.into());
+            }
+            Ok(_) => {}
         }
         Ok(query.fields_of(columns.readable))
     }

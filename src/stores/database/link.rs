@@ -126,6 +126,7 @@ impl Health {
             error: self.store_error(error),
             value: None,
             schema_changed: false,
+            is_unfit: false,
             pooler: true,
         }
     }
@@ -193,6 +194,8 @@ pub(super) struct AskError {
     pub(super) value: Option<ValueFault>,
     /// True if a column or table has disappeared, has another type, or is no longer readable.
     pub(super) schema_changed: bool,
+    /// True if the server cannot read the statement, or a part of it where it stands.
+    pub(super) is_unfit: bool,
     /// True if there is a transaction pooler that was not known: nothing was asked, and nothing was recorded.
     pub(super) pooler: bool,
 }
@@ -252,12 +255,15 @@ fn settle<T>(
             error: StoreError::timeout(Dependency::Database, ANSWER_TIMEOUT),
             value: None,
             schema_changed: false,
+            is_unfit: false,
             pooler: false,
         },
         Err(Failed::Sql(error) | Failed::UnknownPooler(error)) => AskError {
             error: health.store_error(&error),
             value: value_fault(&error),
             schema_changed: is_schema_error(&error),
+            // A syntax error; an option of a statement that stands in another.
+            is_unfit: matches!(mysql_number(&error), Some(1064 | 1234)),
             pooler: false,
         },
     };

@@ -64,6 +64,10 @@ pub enum ColumnProblem {
     NotReadable { table: String, column: String },
     #[error("users.query returns no column {column}")]
     NotReturned { column: String },
+    #[error(
+        "users.query cannot stand in a subquery: {0}. SQL_NO_CACHE and SQL_CALC_FOUND_ROWS cannot, nor on MySQL 5.7 two columns of one name"
+    )]
+    NotInSubquery(StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -292,6 +296,7 @@ fn refused(problem: ColumnProblem) -> AskError {
         error: StoreError::new(Dependency::Database, kind, text),
         value: None,
         schema_changed: false,
+        is_unfit: false,
         pooler: false,
     }
 }

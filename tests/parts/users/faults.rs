@@ -235,6 +235,19 @@ async fn mariadb_computes_a_column_once() {
     }
 }
 
+#[tokio::test]
+async fn an_option_that_no_subquery_has_is_named() {
+    let server = Server::mariadb();
+    let url = mariadb(&server).await;
+    let query = "SELECT SQL_NO_CACHE id, is_active FROM auth_user WHERE id IN (:user_ids)";
+    let problem = Setup::new(&url).query(query).problem().await;
+    assert!(
+        problem.starts_with("users.query cannot stand in a subquery: ")
+            && problem.contains("SQL_CALC_FOUND_ROWS"),
+        "{problem}"
+    );
+}
+
 /// Before: the connection went back to the pool with the rows that were still coming.
 #[tokio::test]
 async fn a_connection_with_rows_behind_one_that_cannot_be_decoded_ends() {
