@@ -140,6 +140,10 @@ class ClusterConnection:
         finally:
             await pool.release(connection)
 
+    def has(self, line):
+        """True while channels may need a line."""
+        return self._lines.get(line.address) is line
+
     def _doubt(self):
         """Has the map read again, and then each channel subscribed that no node hears."""
         if self._tender is None:
@@ -257,7 +261,7 @@ class ClusterConnection:
 
     def ended(self, line, error):
         """Takes the end of a line, whose channels are subscribed again by the next reading of the map."""
-        if self._lines.get(line.address) is line:
+        if self.has(line):
             del self._lines[line.address]
         for wish in self._wishes.values():
             self._lost(wish, line)
@@ -339,14 +343,15 @@ class _Line:
         tasks = []
         try:
             await connection.connect()
-            tasks = [asyncio.ensure_future(work(connection)) for work in (self._read, self._write)]
-            await asyncio.gather(*tasks)
+            # The cancellation of a line that is not needed any more may be lost while it connects.
+            if self._owner.has(self):
+                tasks = [asyncio.ensure_future(work(connection)) for work in (self._read, self._write)]
+                await asyncio.gather(*tasks)
         except Exception as error:
             self._owner.ended(self, error)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, connection.disconnect(nowait=True), return_exceptions=True)
+            await _end(tasks)
+            await asyncio.gather(connection.disconnect(nowait=True), return_exceptions=True)
 
     async def _read(self, connection):
         silent = 0
@@ -398,6 +403,16 @@ async def _within(seconds, work):
     if not done:
         raise asyncio.TimeoutError
     return task.result()
+
+
+async def _end(tasks):
+    """Cancels tasks until they have ended, because redis-py calls `asyncio.wait_for`, which may lose a cancellation (`_within`)."""
+    going = set(tasks)
+    while going:
+        for task in going:
+            task.cancel()
+        _, going = await asyncio.wait(going, timeout=0.05)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _now():

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import redis
 from django.test import SimpleTestCase
@@ -149,6 +150,29 @@ class ClusterFaults(WithSettings, SimpleTestCase):
         self.assertGreater(sent, 5)
         for group, events in heard.items():
             self.assertEqual(events, list(range(sent)), group)
+
+    def test_a_layer_ends_though_a_cancellation_is_lost(self):
+        """redis-py sends with `asyncio.wait_for`, which may lose it before Python 3.12. Before, `flush` never returned then."""
+        cluster = self.start()
+        send = sharded.Connection.send_packed_command
+        lost = []
+
+        async def loses(connection, *args, **kwargs):
+            await send(connection, *args, **kwargs)
+            try:
+                await asyncio.sleep(0.2)
+            except asyncio.CancelledError:
+                lost.append(connection)
+
+        async def end():
+            consumers = await Consumers(cluster, [first_group_on(cluster, cluster.nodes[0])]).__aenter__()
+            with mock.patch.object(sharded.Connection, "send_packed_command", loses):
+                await consumers.join(first_group_on(cluster, cluster.nodes[0], "more"))
+                done, _ = await asyncio.wait({asyncio.ensure_future(consumers.__aexit__())}, timeout=15)
+            self.assertTrue(done)
+
+        asyncio.run(end())
+        self.assertTrue(lost)
 
     async def move_all(self, cluster, groups, target):
         for group in groups:
