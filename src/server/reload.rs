@@ -134,11 +134,10 @@ impl Reloader {
     /// Looks for changes of the registry, and serves them. Touches no tenant but those that have changed.
     ///
     /// # Errors
-    /// [`RegistryProblem`]; what was served before is still served.
+    /// [`RegistryProblem`]; what was served before is still served. Without a registry too: such a replica must not count among
+    /// those that serve a change, and a rollout turns the registry on replica by replica.
     pub(super) async fn look(&self) -> Result<(), RegistryProblem> {
-        let Some(registry) = self.registry.clone() else {
-            return Ok(());
-        };
+        let registry = { self.registry.clone() }.ok_or(RegistryProblem::NotConfigured)?;
         let read = registry.refresh().await;
         // Not before: a database that hangs must not keep a reload waiting. What was read before it failed is served, too.
         self.serve_news(&registry).await;

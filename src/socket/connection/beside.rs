@@ -60,11 +60,8 @@ impl SocketWire<'_> {
         if let Err(close) = self.take_rate() {
             return self.state.ahead().end(Ending::Broken(close));
         }
-        match self.pong_for_page(&message) {
-            Some(pong) => {
-                self.state.outbound().push_frame(&pong);
-            }
-            None => self.state.ahead().push(message),
+        if !self.answer_page_ping(&message) {
+            self.state.ahead().push(message);
         }
     }
 }

@@ -139,11 +139,7 @@ impl Connection {
             ConnectionStep::Flush => None,
             ConnectionStep::Message(message) => {
                 let mut wire = self.wire();
-                if !wire.may_receive() {
-                    return None;
-                }
-                if let Some(pong) = wire.pong_for_page(&message) {
-                    wire.state.outbound().push_frame(&pong);
+                if !wire.may_receive() || wire.answer_page_ping(&message) {
                     return None;
                 }
                 Some(self.pass(message, opened))

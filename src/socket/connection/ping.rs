@@ -13,23 +13,23 @@ const PING: &str = "ping";
 const PONG: &str = "pong";
 
 impl SocketWire<'_> {
-    /// Returns the answer to a ping of the page, if the socket's route wants that. `None` for any other message.
-    pub(super) fn pong_for_page(&self, message: &Message) -> Option<Frame> {
+    /// Answers a ping of the page, if the socket's route wants that. Returns false for any other message.
+    pub(super) fn answer_page_ping(&self, message: &Message) -> bool {
         let Message::Text(text) = message else {
-            return None;
+            return false;
         };
         let registration = &self.state.registration;
         let (member, relay) = (registration.member(), registration.relay());
         // Most routes answer none, and their texts are not searched.
         if !relay.answers_pings(member) || !may_be_ping(text) {
-            return None;
+            return false;
         }
-        let pong = pong_of(text)?;
-        Some(Frame::encode(
-            Opcode::Text,
-            pong.as_bytes(),
-            relay.accounting(),
-        ))
+        let Some(pong) = pong_of(text) else {
+            return false;
+        };
+        let frame = Frame::encode(Opcode::Text, pong.as_bytes(), relay.accounting());
+        member.outbound().push_frame(&frame);
+        true
     }
 }
 
