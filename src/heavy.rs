@@ -1,4 +1,4 @@
-//! Work that takes a processor for milliseconds: reading and writing events of many values.
+//! Work that takes a processor for milliseconds: events of many values, scrapes, rows of the registry, configurations.
 //!
 //! An event of 1 MB with 200,000 numbers takes 20 ms each time it is read or written, and a thread of the runtime that does it
 //! serves no other tenant meanwhile. Here such work runs in a thread of its own, at a lower priority: the system gives a processor to
@@ -11,7 +11,7 @@ use std::thread::{Builder, ScopedJoinHandle};
 use parking_lot::Mutex;
 use rustix::process::{getpriority_process, setpriority_process};
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Bytes of a payload from which reading it is heavy. It takes 1 ms if it holds numbers alone.
 pub const HEAVY_BYTES: usize = 32 * 1024;
@@ -21,25 +21,12 @@ pub const HEAVY_VALUES: usize = 4096;
 /// Works that may wait for their turn at once, each in a thread of its own. What comes above runs where it is.
 const MOST_WAITING: usize = 64;
 
-/// Bodies of calls that are read at once. The others wait without a thread, since threads keep memory.
-const READ_AT_ONCE: usize = 2;
-
 /// The `nice` value of a thread with heavy work. It has a tenth of a processor that the runtime's threads use up, so that the work
 /// still ends.
 const NICE: i32 = 10;
 
 static TURN: Mutex<()> = Mutex::new(());
-static READING: Semaphore = Semaphore::const_new(READ_AT_ONCE);
 static WAITING: AtomicUsize = AtomicUsize::new(0);
-
-/// Waits until the body of a call, of so many bytes, may be read. Hold the result meanwhile; `None` if reading it is not heavy.
-pub async fn reading_turn(bytes: usize) -> Option<SemaphorePermit<'static>> {
-    if bytes < HEAVY_BYTES {
-        return None;
-    }
-    // The semaphore is never closed.
-    READING.acquire().await.ok()
-}
 
 /// Does `work` here, or in a thread of its own, beside the other tasks, if it is heavy. Outside a runtime of several threads, as in the
 /// command line, it only does it.
@@ -59,6 +46,15 @@ pub fn heavy<R: Send>(is_heavy: bool, work: impl FnOnce() -> R + Send) -> R {
         let _turn = TURN.lock();
         nicely(Builder::new(), work)
     })
+}
+
+/// Begins `work` in a thread of its own at the lower priority, for a caller that waits for it without a thread. A work that begins goes
+/// on to its end. It must not hold a lock for long that a thread of the runtime takes.
+///
+/// # Panics
+/// Panics outside a runtime, and where the system has no thread left for the runtime.
+pub fn spawn_nicely<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> JoinHandle<R> {
+    spawn_blocking(|| nicely(Builder::new(), work))
 }
 
 /// Does `work` in the `thread`, with the value [`NICE`], and waits for it. A thread cannot take its priority back, so that one of the
@@ -163,6 +159,19 @@ mod tests {
         let task = runtime.spawn(async move { (heavy(true, nice), nice()) });
         let (within, after) = runtime.block_on(task).unwrap();
         assert_eq!((within, after), (before.max(NICE), before));
+    }
+
+    /// Before, a scrape and a registry's rows ran at the priority of the runtime's threads.
+    #[tokio::test]
+    async fn work_that_is_awaited_has_the_lower_priority_too() {
+        let nice = || getpriority_process(None).unwrap();
+        let before = nice();
+        let within = spawn_nicely(nice).await.unwrap();
+        // A thread that tokio keeps for other work has its priority still.
+        let kept = spawn_blocking(nice).await.unwrap();
+        assert_eq!((within, kept), (before.max(NICE), before));
+        let panic = spawn_nicely(|| panic!("of the work")).await.unwrap_err();
+        assert_eq!(panic.into_panic().downcast_ref(), Some(&"of the work"));
     }
 
     #[test]

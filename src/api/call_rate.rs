@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 use axum::http::Method;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use super::ApiState;
 use super::keys::{Caller, KeyDigest};
 use super::problem::ApiProblem;
+use super::{ApiState, MAX_BODY};
 use crate::ids::TenantId;
 use crate::metrics;
 use crate::rate::Bucket;
@@ -34,11 +34,23 @@ const URGENT: [&str; 5] = [
     "/resume",
 ];
 
-/// The owner of a bucket.
+/// The owner of a bucket, and of the calls under way.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Payer {
+pub(super) enum Payer {
+    /// An operator's key.
     Operator(KeyDigest),
+    /// All keys of a tenant.
     Tenant(TenantId),
+}
+
+impl Payer {
+    /// Returns the owner of a call with this key.
+    pub(super) fn of(caller: &Caller, key: KeyDigest) -> Self {
+        match caller {
+            Caller::Operator | Caller::Confined(_) => Self::Operator(key),
+            Caller::Tenant(id) => Self::Tenant(id.clone()),
+        }
+    }
 }
 
 /// The buckets of all callers; there are as many as keys.
@@ -53,34 +65,27 @@ impl CallRate {
         (caller, key): (&Caller, KeyDigest),
         request: &Request,
     ) -> bool {
-        let path = request.uri().path();
-        let is_urgent =
-            request.method() == Method::DELETE || URGENT.iter().any(|end| path.ends_with(end));
         let tenant = match caller {
             Caller::Operator | Caller::Confined(_) => None,
             Caller::Tenant(id) => state.tenants.named(id.as_str()),
         };
-        let (payer, per_second) = match (caller, &tenant) {
-            (Caller::Tenant(id), Some(tenant)) => {
-                let limits = tenant.relay.limits();
-                (Payer::Tenant(id.clone()), limits.api_calls_per_second)
-            }
+        let per_second = match (caller, &tenant) {
+            (Caller::Tenant(_), Some(tenant)) => tenant.relay.limits().api_calls_per_second,
             // It is not in use here yet, and the rate holds before it is made.
             (Caller::Tenant(id), None) => {
                 let unmade = state.tenants.configured(id.as_str());
                 let limits = unmade.map(|(_, config)| config.limits).unwrap_or_default();
-                (Payer::Tenant(id.clone()), limits.api_calls_per_second)
+                limits.api_calls_per_second
             }
-            (Caller::Operator | Caller::Confined(_), _) => {
-                (Payer::Operator(key), state.api_keys.operator_calls())
-            }
+            (Caller::Operator | Caller::Confined(_), _) => state.api_keys.operator_calls(),
         };
         let weight = 1 + body_length(request) / UNIT;
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let now = Instant::now();
         let taken = {
             let mut buckets = self.0.lock();
-            let bucket = buckets.entry((payer, is_urgent)).or_default();
+            let payer = (Payer::of(caller, key), is_urgent(request));
+            let bucket = buckets.entry(payer).or_default();
             bucket.take_many(now, per_second, weight)
         };
         if !taken {
@@ -99,9 +104,38 @@ pub(super) async fn refuse() -> ApiProblem {
     ApiProblem::TooManyCalls
 }
 
-/// Returns the length that the request claims for its body. The server reads no more than that.
-fn body_length(request: &Request) -> u64 {
+/// Returns true for a call that takes something back.
+pub(super) fn is_urgent(request: &Request) -> bool {
+    let path = request.uri().path();
+    request.method() == Method::DELETE || URGENT.iter().any(|end| path.ends_with(end))
+}
+
+/// Returns the most bytes that the body may have: the length that the request claims, more than which the server does not read, or
+/// the most of all for one that claims none.
+pub(super) fn body_length(request: &Request) -> u64 {
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        return MAX_BODY as u64;
+    }
     let length = request.headers().get(CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     length.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    /// Before, a body that comes in chunks counted as none.
+    #[test]
+    fn a_body_without_a_length_counts_as_the_longest() {
+        let length = |name: &str, value: &str| {
+            let request = Request::builder().header(name, value);
+            body_length(&request.body(Body::empty()).unwrap())
+        };
+        assert_eq!(length("Content-Length", "70000"), 70_000);
+        assert_eq!(length("Transfer-Encoding", "chunked"), MAX_BODY as u64);
+        assert_eq!(length("Host", "x"), 0);
+    }
 }

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::ApiState;
+use super::at_work::CallAtWork;
 use super::problem::{ApiProblem, unavailable};
 use crate::channel_layer::CallId;
 use crate::error::StoreError;
@@ -38,23 +39,32 @@ const MOST: u64 = 100_000;
 const LONG: usize = 1024;
 const MOST_LONG: u64 = 1000;
 
-/// The key of a call; `None` if it has none.
-pub(super) struct Idempotent(Option<String>);
+/// A call, with its key if it has one.
+pub(super) struct Idempotent {
+    key: Option<String>,
+    /// Its place among those of its caller.
+    at_work: Option<Arc<CallAtWork>>,
+}
 
 impl FromRequestParts<ApiState> for Idempotent {
     type Rejection = ApiProblem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, ApiProblem> {
+        let at_work = parts.extensions.get().cloned();
         let mut values = parts.headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
-            return Ok(Self(None));
+            let key = None;
+            return Ok(Self { key, at_work });
         };
         let key = value.to_str().ok().filter(|key| {
             let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
             visible && (1..=MAX_KEY).contains(&key.len())
         });
         match (key, values.next()) {
-            (Some(key), None) => Ok(Self(Some(key.to_owned()))),
+            (Some(key), None) => Ok(Self {
+                key: Some(key.to_owned()),
+                at_work,
+            }),
             _ => Err(ApiProblem::IdempotencyKeyNotValid),
         }
     }
@@ -84,7 +94,7 @@ impl Idempotent {
         T: Serialize + Send + 'static,
         C: Future<Output = Result<T, ApiProblem>> + Send + 'static,
     {
-        let Some(key) = self.0 else {
+        let Some(key) = self.key else {
             return Ok(axum::Json(call(None).await?).into_response());
         };
         let digest = Sha256::new().chain_update(resource).chain_update([0]);
@@ -106,7 +116,9 @@ impl Idempotent {
         }
         // A task of its own, which ends with the call: a client that goes away must not leave half of a batch published.
         let (tell, told) = oneshot::channel();
+        let at_work = self.at_work;
         tasks::brief(async move {
+            let _at_work = at_work;
             // Fails if the client has gone away.
             drop(tell.send(held.carry_out(call).await));
         });

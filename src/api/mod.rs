@@ -17,6 +17,7 @@ use crate::fleet::Fleet;
 use crate::stores::key_store::KeyStore;
 use crate::tenant::{Tenant, Tenants};
 
+mod at_work;
 mod body;
 mod book;
 mod call_rate;
@@ -40,11 +41,12 @@ mod tenants;
 mod user_ids;
 mod users;
 
+use at_work::CallsAtWork;
 pub use book::{
     BookProblem, ChangeOrder, Precondition, RegisteredTenant, StoredTenant, TenantBook,
     TenantMistake, TenantOfBook,
 };
-use call_rate::CallRate;
+use call_rate::{CallRate, Payer};
 pub use keys::ApiKeys;
 use keys::Caller;
 use problem::ApiProblem;
@@ -61,6 +63,7 @@ pub struct ApiState {
     fleet: Arc<Fleet>,
     deployment: Arc<Deployment>,
     call_rate: CallRate,
+    at_work: CallsAtWork,
 }
 
 /// The operations of the API on the whole deployment.
@@ -74,12 +77,13 @@ pub struct Deployment {
 }
 
 impl ApiState {
-    /// Makes the state for these tenants and keys.
+    /// Makes the state for these tenants and keys, of a listener with so many connections.
     pub fn new(
         tenants: Arc<Tenants>,
         api_keys: Arc<ApiKeys>,
         fleet: Arc<Fleet>,
         deployment: Deployment,
+        connections: usize,
     ) -> Self {
         Self {
             tenants,
@@ -87,6 +91,7 @@ impl ApiState {
             fleet,
             deployment: Arc::new(deployment),
             call_rate: CallRate::default(),
+            at_work: CallsAtWork::new(connections),
         }
     }
 }
@@ -167,7 +172,7 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// Refuses calls without a known key and those over the rate, and passes the owner of the key to the handler.
+/// Refuses calls without a known key, those over the rate and those of a caller with too many under way. Passes the owner of the key to the handler.
 async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let header = request
         .headers()
@@ -195,9 +200,18 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     if !state.call_rate.take(&state, (&caller, key), &request) {
         return call_rate::refuse().await.into_response();
     }
+    let payer = Payer::of(&caller, key);
+    let Some(at_work) = state.at_work.begin(payer, &request).await else {
+        return call_rate::refuse().await.into_response();
+    };
+    // A call with an `Idempotency-Key` outlives this function if its client goes away.
+    let at_work = Arc::new(at_work);
+    request.extensions_mut().insert(at_work.clone());
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(keys::CallerKey(key));
-    next.run(request).await
+    let answer = next.run(request).await;
+    drop(at_work);
+    answer
 }
 
 /// The tenant of the path, for which the caller's key is valid.

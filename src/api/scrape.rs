@@ -3,8 +3,8 @@
 //! The first names the busiest tenants only, which bounds it. The second is for those who want all: it has pages, and one
 //! tenant by its name.
 //!
-//! A text takes a processor for milliseconds. It is written beside the listener's thread, so that probes do not wait for it, and
-//! one of each kind at a time: the scrapes that come while the first is written share it.
+//! A text takes a processor for milliseconds. It is written in a thread of lower priority, so that neither probes nor sockets wait for
+//! it, and one of each kind at a time: the scrapes that come while the first is written share it.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::spawn_blocking;
 
 use super::problem::ApiProblem;
 use crate::fleet::message::{LARGEST_PAGE, PAGE};
+use crate::heavy::spawn_nicely;
 use crate::metrics::TenantSeries;
 use crate::tenant::Tenants;
 
@@ -139,7 +139,7 @@ impl SharedWriting {
         self: &Arc<Self>,
         write: impl FnOnce() -> String + Send + 'static,
     ) -> Option<Bytes> {
-        let mut reader = self.reader(write, |work| drop(spawn_blocking(work)));
+        let mut reader = self.reader(write, |work| drop(spawn_nicely(work)));
         let text = reader.wait_for(Option::is_some).await;
         text.ok()?.clone()
     }
@@ -224,7 +224,7 @@ impl ScrapeState {
     ) -> Result<Response, ApiProblem> {
         // The semaphore is never closed. The permit goes with the work, which outlives a client that leaves.
         let turn = self.paging.clone().acquire_owned().await.ok();
-        let written = spawn_blocking(move || {
+        let written = spawn_nicely(move || {
             let _turn = turn;
             write(&self)
         });

@@ -12,7 +12,7 @@ use super::problem::ApiProblem;
 use super::{ApiState, PathTenant};
 use crate::channel_layer::{CallId, LayerError};
 use crate::event::Event;
-use crate::heavy::{HEAVY_BYTES, heavy, reading_turn};
+use crate::heavy::{HEAVY_BYTES, heavy};
 use crate::ids::GroupName;
 use crate::relay::{PublishError, Publisher};
 use crate::tenant::Tenant;
@@ -35,7 +35,6 @@ impl FromRequest<ApiState> for EventBody {
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
         let JsonBytes(body) = JsonBytes::from_request(request, state).await?;
-        let _turn = reading_turn(body.len()).await;
         Ok(Self(event_of(&body)?, body))
     }
 }

@@ -11,6 +11,7 @@ use crate::api::{
 };
 use crate::config::ConfigErrors;
 use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::heavy::spawn_nicely;
 use crate::ids::TenantId;
 use crate::stores::database::tenant_table::{
     ExpectedVersion, TableChange, TenantRow, WriteOutcome,
@@ -152,7 +153,7 @@ impl TenantRegistry {
             false => document::changed_keys(&before, &plain).join(", "),
         };
         let (registry, own) = (self.clone(), id.clone());
-        let checking = tokio::task::spawn_blocking(move || {
+        let checking = spawn_nicely(move || {
             let checked = registry.check(&own, &plain);
             (checked, plain)
         });

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::book::{ReadTenant, StoredState, TenantPages};
 use super::{KnownTenants, RegistryProblem, TenantRegistry, document, now, usable};
 use crate::clock::UnixTime;
 use crate::config::{Config, TenantConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
+use crate::heavy::spawn_nicely;
 use crate::ids::TenantId;
 use crate::metrics;
 use crate::stores::database::tenant_table::{NEWEST, TenantRow};
@@ -183,12 +185,12 @@ impl TenantRegistry {
         deployment: &Arc<Config>,
     ) -> Result<Vec<ReadRow>, StoreError> {
         let (registry, deployment) = (self.clone(), deployment.clone());
-        beside_sockets(move || {
+        let reading = spawn_nicely(move || {
             let rows = rows.iter();
             rows.filter_map(|row| registry.read(row, &deployment))
                 .collect()
-        })
-        .await
+        });
+        end_of(reading).await
     }
 
     /// Takes in what was read, after `note`, which returns true where something has changed.
@@ -263,12 +265,15 @@ impl TenantRegistry {
     }
 }
 
-/// Does work that takes seconds beside the threads that serve sockets.
+/// Does work of milliseconds beside the threads that serve sockets. It has their priority, since calls of the API wait for its lock.
 async fn beside_sockets<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|_| {
+    end_of(spawn_blocking(work)).await
+}
+
+async fn end_of<T>(work: JoinHandle<T>) -> Result<T, StoreError> {
+    work.await.map_err(|_| {
         let text = "the rows were not read";
         StoreError::new(Dependency::Database, ErrorKind::Other, text)
     })

@@ -149,7 +149,9 @@ impl Server {
         let progress = Arc::new(Progress::default());
         let probes = guarded(router::admin(parts.admin(recorder.clone(), &progress)));
         admin::start(listeners.admin, probes, recorder, bounds.admin)?;
-        let api = listeners.api.map(|listener| (listener, parts.api()));
+        let api = listeners
+            .api
+            .map(|listener| (listener, parts.api(bounds.api)));
         let mut server = Self {
             addresses,
             life: parts.life.clone(),

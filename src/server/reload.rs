@@ -13,6 +13,7 @@ use crate::api::ApiKeys;
 use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors, FileMarks, TenantFiles};
 use crate::fleet::Fleet;
+use crate::heavy::spawn_nicely;
 use crate::hosts::HostTable;
 use crate::metrics;
 use crate::registry::{BesideFiles, RegistryProblem, TenantRegistry};
@@ -100,7 +101,7 @@ impl Reloader {
         };
         let owners = before.files();
         // Reading a thousand tenants takes long enough to block a worker thread.
-        let loaded = tokio::task::spawn_blocking(move || {
+        let loaded = spawn_nicely(move || {
             let loaded = load(&owners).map_err(|errors| tell(&errors))?;
             for warning in &loaded.warnings {
                 tracing::warn!("{warning}");

@@ -206,8 +206,8 @@ impl ServerParts {
         }
     }
 
-    /// Builds the state of the management API.
-    pub(super) fn api(&self) -> ApiState {
+    /// Builds the state of the management API, whose listener has so many connections.
+    pub(super) fn api(&self, connections: usize) -> ApiState {
         let reloader = self.reloader.clone();
         let deployment = Deployment {
             reload: Box::new(move || {
@@ -221,7 +221,13 @@ impl ServerParts {
             book: self.book.clone(),
         };
         let (tenants, api_keys) = (self.tenants.clone(), self.api_keys.clone());
-        ApiState::new(tenants, api_keys, self.fleet.clone(), deployment)
+        ApiState::new(
+            tenants,
+            api_keys,
+            self.fleet.clone(),
+            deployment,
+            connections,
+        )
     }
 
     /// Starts the tasks of the replica, those of its listeners excepted.

@@ -94,7 +94,13 @@ async fn an_event_that_no_replica_would_read_is_refused() {
 #[tokio::test]
 async fn events_of_many_numbers_arrive_whole_while_others_are_served() {
     const NUMBERS: usize = 50_000;
-    let gateway = gateway().tenant("acme").tenant("other").start().await;
+    let gateway = gateway()
+        .tenant("acme")
+        .tenant("other")
+        // It pings without pause.
+        .with("limits.messages_per_second", 0)
+        .start()
+        .await;
     let mut socket = gateway.open(CHAT).await;
     let other = gateway.named("other");
     let dial = gateway.replica().dial(other, CHAT);
@@ -240,6 +246,48 @@ async fn a_key_makes_as_many_calls_as_it_may_and_still_revokes() {
     let labels = [("tenant", &*tenant.name), ("limit", "api_calls_per_second")];
     let metrics = replica.metrics().await;
     assert!(metrics.value("lockgate_rate_limited_total", &labels) >= 10.0);
+}
+
+/// Calls that wait for a Redis which stands still took every connection of the listener, so that no other tenant had an answer.
+#[tokio::test]
+async fn the_calls_of_a_tenant_whose_redis_stands_still_leave_room_for_others() {
+    const CALLS: usize = 600;
+    let own = RedisServer::start().await;
+    let gateway = gateway()
+        .tenant("acme")
+        .with("api_keys", vec![OWN_KEY])
+        .with("layer.hosts", vec![own.url()])
+        .with("limits.api_calls_per_second", 0)
+        .tenant("other")
+        .start()
+        .await;
+    let (replica, other) = (gateway.replica(), gateway.named("other"));
+    let send = |name: &str| format!("/v1/tenants/{name}/groups/chat_lobby/send");
+    let (slow, quick) = (send(&gateway.tenant().name), send(&other.name));
+    own.freeze();
+    let calls = (0..CALLS).map(|_| replica.api(OWN_KEY, "POST", &slow, r#"{"type":"x"}"#));
+    let mut calls = std::pin::pin!(futures_util::future::join_all(calls));
+    let answered = async {
+        // Some of the calls are refused at once, and those that wait do not keep this one out.
+        for _ in 0..3 {
+            let answer = replica.api(&gateway.api_key, "POST", &quick, r#"{"type":"x"}"#);
+            assert_eq!(answer.await.status, 200);
+        }
+    };
+    let mut answered = std::pin::pin!(answered);
+    let mut is_answered = false;
+    let answers = loop {
+        tokio::select! {
+            answers = &mut calls => break answers,
+            () = &mut answered, if !is_answered => {
+                is_answered = true;
+                own.thaw();
+            }
+        }
+    };
+    assert!(is_answered);
+    let refused = answers.iter().filter(|answer| answer.status == 429).count();
+    assert!((1..CALLS).contains(&refused), "{refused} of {CALLS}");
 }
 
 /// The key of a call used to be free after 30 s, and a batch on a Redis that stands still takes longer; and a client that went
