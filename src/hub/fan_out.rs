@@ -86,7 +86,8 @@ impl Pace {
 /// other work, so that the tenant's next events do not wait for these sockets. On busy threads the sockets of such an event
 /// are woken at once (`wakes.rs`).
 pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Member>)) {
-    if let Some(served) = group.visit(SLICE, &mut serve) {
+    if let Some(few) = group.few::<SLICE>() {
+        let served = few.iter().flatten().inspect(|member| serve(member)).count();
         return pace.spend(served).await;
     }
     let members = group.members();
@@ -97,5 +98,38 @@ pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Mem
     for slice in members.chunks(SLICE) {
         slice.iter().for_each(&mut serve);
         pace.spend(slice.len()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::super::Profile;
+    use super::*;
+
+    /// Before, a socket that joined a small group waited, with a thread of the runtime, until its event was written.
+    #[tokio::test]
+    async fn a_group_may_be_joined_while_its_sockets_are_served() {
+        for members in [1, SLICE, SLICE + 1] {
+            let group = Arc::new(Group::new("g".into()));
+            for _ in 0..members {
+                group.add(&Member::new(Profile::default()));
+            }
+            let mut served = 0;
+            let serve = |_: &Arc<Member>| {
+                served += 1;
+                let (tell, told) = mpsc::channel();
+                let group = group.clone();
+                std::thread::spawn(move || {
+                    group.add(&Member::new(Profile::default()));
+                    tell.send(())
+                });
+                assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(()));
+            };
+            walk(&group, &mut Pace::default(), serve).await;
+            assert_eq!((served, group.len()), (members, 2 * members));
+        }
     }
 }

@@ -329,16 +329,12 @@ impl Group {
         &self.name
     }
 
-    /// Calls `visit` for every member under one lock, and returns the number of members.
-    ///
-    /// If there are more than `most`, it calls nothing and returns `None`.
-    pub fn visit(&self, most: usize, visit: impl FnMut(&Arc<Member>)) -> Option<usize> {
+    /// Returns the members, if there are at most `MOST`. They are served without the group's lock, because an event of many values takes
+    /// long to write, and a socket that joins meanwhile must not wait for that.
+    pub fn few<const MOST: usize>(&self) -> Option<[Option<Arc<Member>>; MOST]> {
         let members = self.members.lock();
-        if members.len() > most {
-            return None;
-        }
-        members.iter().for_each(visit);
-        Some(members.len())
+        let mut all = members.iter();
+        (members.len() <= MOST).then(|| std::array::from_fn(|_| all.next().cloned()))
     }
 
     /// Returns a copy of the member list.

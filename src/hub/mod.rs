@@ -23,6 +23,7 @@ pub use outbound::{
 pub use roster::{Budget, Excess};
 pub use track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
 pub use waiting_event::WaitingEvent;
+pub use wakes::close_in_turns;
 
 use crate::close_code::CloseFrame;
 use crate::ids::{GroupName, RevocationTarget, UserId};
@@ -308,7 +309,7 @@ impl Hub {
 /// Closes the connections; returns the number closed, without those that were closing before.
 pub fn close_all(members: &[Arc<Member>], frame: &CloseFrame, order: CloseOrder) -> usize {
     let close = |member: &&Arc<Member>| member.outbound().close(frame.clone(), order);
-    members.iter().filter(close).count()
+    close_in_turns(|| members.iter().filter(close).count())
 }
 
 /// The outcome of [`Hub::renew`].

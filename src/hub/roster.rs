@@ -21,7 +21,7 @@ use crate::rate::Bucket;
 /// The limits of a tenant and its users; 0 means no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Budget {
-    /// The most open connections of the tenant.
+    /// The most open connections of the tenant. With those that say goodbye it has at most twice as many.
     pub connections: u32,
     /// The most open connections without a user.
     pub anonymous_connections: u32,
@@ -126,7 +126,9 @@ impl Roster {
         now: Instant,
     ) -> Result<(), Excess> {
         let full = |most: u32, count: usize| most != 0 && count >= most as usize;
-        if full(budget.connections, self.members.len()) {
+        // Those that say goodbye have a place on the replica still. A tenant whose sockets all come back at once has room for that.
+        let with_goodbyes = (self.members.len() + self.dismissed.len()) / 2;
+        if full(budget.connections, self.members.len()) || full(budget.connections, with_goodbyes) {
             return Err(Excess::Connections);
         }
         if !self.connects.has_one(now, budget.connects_per_second) {
@@ -313,6 +315,31 @@ mod tests {
 
     fn ids(members: &[Arc<Member>]) -> BTreeSet<u64> {
         members.iter().map(|member| member.id().0).collect()
+    }
+
+    /// Before, clients that closed and did not read the answer took any number of places.
+    #[test]
+    fn sockets_that_say_goodbye_take_as_many_places_as_open_ones() {
+        let (mut roster, now) = (Roster::default(), Instant::now());
+        let budget = Budget {
+            connections: 3,
+            ..Budget::default()
+        };
+        let open = |roster: &mut Roster| -> Result<_, Excess> {
+            roster.reserve(None, &budget, now)?;
+            let member = member(None, None, None);
+            roster.insert(&member);
+            Ok(member)
+        };
+        // A tenant whose sockets close all at once has room for those that come back.
+        let first = [(); 3].map(|()| open(&mut roster).unwrap());
+        assert_eq!(open(&mut roster).unwrap_err(), Excess::Connections);
+        first.iter().for_each(|member| roster.dismiss(member));
+        let second = [(); 3].map(|()| open(&mut roster).unwrap());
+        second.iter().for_each(|member| roster.dismiss(member));
+        assert_eq!(open(&mut roster).unwrap_err(), Excess::Connections);
+        roster.forget_dismissed(&first[0]);
+        assert!(open(&mut roster).is_ok());
     }
 
     proptest! {

@@ -18,6 +18,10 @@ use crate::tasks;
 
 /// The time of the turns of an event, for each of its sockets: twice what a write takes.
 const TURNS: Duration = Duration::from_micros(10);
+/// The same for closes.
+const CLOSING_TURNS: Duration = Duration::from_micros(50);
+/// Sockets that close at once, before other work has its turn: about 400 µs.
+const CLOSED_AT_ONCE: usize = 16;
 /// The share of their time that busy threads work.
 const BUSY: f64 = 0.7;
 /// The shortest time over which it is measured: one flood lasts, and a burst of a few events does not.
@@ -53,6 +57,10 @@ pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
         }
     }
 
+    debug_assert!(
+        GATHERED.with_borrow(Option::is_none),
+        "one fan-out at a time"
+    );
     GATHERED.set(Some(Vec::new()));
     let _gathering = Gathering;
     fan_out();
@@ -62,11 +70,29 @@ pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
 /// Wakes so many tasks at a time: the first ones now, and the others in turns with all other work, until the time for that is
 /// over. Does not wait for them.
 pub(super) fn wake_in_turns(wakers: Vec<Waker>, at_a_time: usize) {
-    let most = TURNS * u32::try_from(wakers.len()).unwrap_or(u32::MAX);
+    in_turns(wakers, at_a_time, TURNS);
+}
+
+/// Calls `close`, which closes any number of sockets. All of them take and send nothing more when it returns; their tasks, which say
+/// goodbye, are woken in turns with all other work.
+pub fn close_in_turns<R>(close: impl FnOnce() -> R) -> R {
+    let mut closed = None;
+    let wakers = gather(|| closed = Some(close()));
+    in_turns(wakers, CLOSED_AT_ONCE, CLOSING_TURNS);
+    closed.expect("it was called")
+}
+
+/// Wakes tasks in turns, which have `each` for each of them.
+fn in_turns(wakers: Vec<Waker>, at_a_time: usize, each: Duration) {
+    let most = each * u32::try_from(wakers.len()).unwrap_or(u32::MAX);
     let mut wakers = wakers.into_iter();
     wakers.by_ref().take(at_a_time).for_each(Waker::wake);
     if wakers.len() == 0 {
         return;
+    }
+    if Handle::try_current().is_err() {
+        // Outside a runtime no other work waits.
+        return wakers.for_each(Waker::wake);
     }
     tasks::brief(async move {
         let began = tokio::time::Instant::now();
@@ -194,6 +220,31 @@ mod tests {
         assert_eq!(steps, [8, 16, 23]);
         wake_in_turns(count.wakers(1).collect(), 8);
         assert_eq!(count.woken(), 24);
+    }
+
+    /// Before, the goodbyes of a tenant's sockets stood before all other work.
+    #[tokio::test(start_paused = true)]
+    async fn sockets_that_are_closed_together_say_goodbye_in_turns() {
+        let count = Arc::new(Count::default());
+        let closed = close_in_turns(|| {
+            count.wakers(40).for_each(wake);
+            7
+        });
+        assert_eq!(closed, 7);
+        let mut steps = vec![count.woken()];
+        while count.woken() < 40 {
+            tokio::task::yield_now().await;
+            steps.push(count.woken());
+        }
+        steps.dedup();
+        assert_eq!(steps, [CLOSED_AT_ONCE, 2 * CLOSED_AT_ONCE, 40]);
+    }
+
+    #[test]
+    fn without_a_runtime_all_are_woken_at_once() {
+        let count = Arc::new(Count::default());
+        close_in_turns(|| count.wakers(40).for_each(wake));
+        assert_eq!(count.woken(), 40);
     }
 
     /// Before, each of the turns waited for all work of others, however long that took.

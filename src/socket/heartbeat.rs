@@ -20,7 +20,7 @@ use crate::clock::UnixTime;
 use crate::close_code::CloseReason;
 use crate::config::ServerConfig;
 use crate::frame::Frame;
-use crate::hub::{CloseOrder, Member, PingState};
+use crate::hub::{CloseOrder, Member, PingState, close_in_turns};
 use crate::metrics;
 
 /// The step of the wheel. A socket is closed at most this long after its token expires.
@@ -222,15 +222,18 @@ impl HeartbeatWheel {
             *retiring = (*retiring).min(1.0) + self.per_turn;
         }
         let now = UnixTime::now();
-        self.turn_early(tick, now);
-        for weak in due {
-            let Some(member) = weak.upgrade() else {
-                continue;
-            };
-            if let Some(wait) = self.check(&member, tick, now, stalled) {
-                self.put(weak, wait);
+        // Any number of tokens may expire together.
+        close_in_turns(|| {
+            self.turn_early(tick, now);
+            for weak in due {
+                let Some(member) = weak.upgrade() else {
+                    continue;
+                };
+                if let Some(wait) = self.check(&member, tick, now, stalled) {
+                    self.put(weak, wait);
+                }
             }
-        }
+        });
     }
 
     /// Checks one socket. Returns the ticks until its next check, or `None` if it is being closed.
