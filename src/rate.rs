@@ -31,6 +31,11 @@ impl Bucket {
         self.take_many(now, per_second, 1)
     }
 
+    /// Takes a part of a token: one of so many.
+    pub fn take_part(&mut self, now: Instant, per_second: u32, parts: u32) -> bool {
+        self.take(now, per_second.saturating_mul(parts))
+    }
+
     /// Takes `count` tokens or none. More than the bucket holds count as all that it holds.
     pub fn take_many(&mut self, now: Instant, per_second: u32, count: u32) -> bool {
         match self.after(now, per_second, count) {
@@ -94,6 +99,15 @@ mod tests {
         // A full bucket gives all that it holds for more.
         assert!(bucket.take_many(start + BURST, 10, 1000));
         assert!(!bucket.take(start + BURST, 10));
+    }
+
+    #[test]
+    fn a_part_of_a_token_takes_a_part_of_its_time() {
+        let (mut bucket, now) = (Bucket::default(), Instant::now());
+        assert!(bucket.take_many(now, 10, 19));
+        let parts = (0..1000).filter(|_| bucket.take_part(now, 10, 64)).count();
+        assert_eq!(parts, 64);
+        assert!((0..1000).all(|_| bucket.take_part(now, 0, 64)));
     }
 
     /// Before, one call with a rate of 0 filled the bucket again.

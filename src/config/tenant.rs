@@ -120,7 +120,7 @@ table! {
     /// Limits of one tenant, per replica. 0: no limit. Rates allow a burst of two seconds.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct LimitsConfig {
-        /// Open sockets; over it 429.
+        /// Open sockets; over it 429. With those that say goodbye they are at most twice as many.
         pub connections: u32 as count(0) => 0,
         /// Open sockets without a user, of routes with `anonymous`; over it 429. The rest of `connections` is left for users.
         /// 0: half of `connections`.
@@ -134,7 +134,7 @@ table! {
         pub connections_per_user: u32 as count(0) => 0,
         /// The reaction to a socket over `connections_per_user`: 429, or the oldest is closed with 4506.
         pub on_excess: OnExcess as choice() => OnExcess::Refuse,
-        /// Frames that one socket may send per second; over it 4013.
+        /// Messages that one socket may send per second, of which 64 pings or pongs count as one; over it 4013.
         pub messages_per_second: u32 as count(0) => 50,
         /// Size of one message of a client; over it 1009.
         pub message_size: u64 as Size(0) => 64 * KIB,

@@ -26,7 +26,8 @@ pub(super) fn discard(stream: &TcpStream) -> io::Result<usize> {
 }
 
 impl SocketWire<'_> {
-    /// Reads and decodes until the loop has a step, or the stream has no more bytes. Writes between, as `takes` says.
+    /// Reads and decodes until the loop has a step, or the stream has no more bytes. Writes between, as `takes` says. A client that sends
+    /// without pause gives way to all other sockets after each read and each batch of pongs.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut TaskContext<'_>,
@@ -40,16 +41,21 @@ impl SocketWire<'_> {
                 }
                 None => self.read(),
             };
-            match step {
-                None | Some(ConnectionStep::Flush) => {}
+            let gives_way = match step {
+                None => false,
+                Some(ConnectionStep::Flush) => true,
                 Some(step) => return Poll::Ready(step),
-            }
+            };
             // Pongs are sent before more is read, so that pings fill no queue of a client that reads.
             if let Poll::Ready(step) = self.poll_write(cx, takes) {
                 return Poll::Ready(step);
             }
             if self.is_behind() {
                 self.state.stop_reading();
+                return Poll::Pending;
+            }
+            if gives_way {
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
@@ -65,7 +71,8 @@ impl SocketWire<'_> {
                 let mut input = &scratch[..count];
                 let step = self.decode(&mut input);
                 self.state.keep_input(input);
-                step
+                let is_full = count == SCRATCH;
+                step.or_else(|| is_full.then_some(ConnectionStep::Flush))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(_) => Some(ConnectionStep::End(Ending::Gone)),
@@ -98,6 +105,10 @@ impl SocketWire<'_> {
                     return Some(ConnectionStep::End(Ending::Broken(error.0.frame())));
                 }
             };
+            let is_control = matches!(message, ClientMessage::Ping(_) | ClientMessage::Pong(_));
+            if is_control && let Err(close) = self.take_rate_of_control() {
+                return Some(ConnectionStep::End(Ending::Broken(close)));
+            }
             let registration = &self.state.registration;
             let metrics = registration.metrics();
             match message {

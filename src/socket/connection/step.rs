@@ -8,7 +8,7 @@ use crate::hub::WaitingEvent;
 
 /// The next step of the loop.
 pub(super) enum ConnectionStep {
-    /// Send the queued pongs before more is decoded.
+    /// Send the queued pongs, and let other sockets have their turn, before more is decoded.
     Flush,
     /// Give a message of the client to the consumer.
     Message(consumer::Message),

@@ -19,6 +19,9 @@ use crate::socket::Common;
 use crate::socket::registration::Registration;
 use crate::socket::unfinished::UnfinishedMessage;
 
+/// Pings and pongs of the client that count as one message: answering one costs a fraction of what a message does.
+const CONTROL_FRAMES: u32 = 64;
+
 /// Bytes from the client that are not all decoded yet.
 pub(super) struct Backlog {
     pub(super) bytes: Box<[u8]>,
@@ -256,12 +259,25 @@ impl SocketWire<'_> {
     /// # Errors
     /// The close frame of a client that is over it.
     pub(super) fn take_rate(&mut self) -> Result<(), CloseFrame> {
-        let registration = &self.state.registration;
-        let per_second = registration.relay().limits().messages_per_second;
-        if self.state.messages.take(Instant::now(), per_second) {
-            return Ok(());
-        }
-        registration.metrics().rate_limited("messages_per_second");
-        Err(CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1)))
+        let per_second = self.state.registration.relay().limits().messages_per_second;
+        let has_one = self.state.messages.take(Instant::now(), per_second);
+        has_one.then_some(()).ok_or_else(|| self.over_rate())
+    }
+
+    /// Takes a ping or a pong of the client from that budget: a part of a message.
+    ///
+    /// # Errors
+    /// As [`Self::take_rate`].
+    pub(super) fn take_rate_of_control(&mut self) -> Result<(), CloseFrame> {
+        let per_second = self.state.registration.relay().limits().messages_per_second;
+        let messages = &mut self.state.messages;
+        let has_part = messages.take_part(Instant::now(), per_second, CONTROL_FRAMES);
+        has_part.then_some(()).ok_or_else(|| self.over_rate())
+    }
+
+    fn over_rate(&self) -> CloseFrame {
+        let metrics = self.state.registration.metrics();
+        metrics.rate_limited("messages_per_second");
+        CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1))
     }
 }

@@ -2,6 +2,7 @@
 
 mod meanwhile;
 mod page_pings;
+mod ping_floods;
 mod rust_consumer;
 mod to_group;
 mod worker_example;
