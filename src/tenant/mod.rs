@@ -41,6 +41,7 @@ mod directory;
 mod errands;
 mod eviction;
 mod groups;
+mod later;
 pub mod life;
 mod look;
 pub mod neighbours;

@@ -1,7 +1,8 @@
 //! Carries out the messages of a tenant's control channel on all its sockets, including those that leave.
 //!
 //! Anyone with the right to the channel may flood it, and neither other tenants nor the tenant's own revocations may wait for
-//! that. So messages are taken in turns with all other work, and those that only ask or send are bounded per second.
+//! that. So messages are taken in turns with all other work. Those that only ask or send are bounded per second, and carried out beside
+//! the others.
 //! Revocations, invalidations and suspensions never are; [`Errands`] merges those that cost more than a look into an index.
 
 use std::convert::Infallible;
@@ -10,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::errands::Errands;
 use super::eviction::{count_revocation, evict};
+use super::later::{LaterOrder, LaterOrders};
 use super::{Tenant, Tenants, groups, sockets};
 use crate::channel_layer::{Control, Heard};
 use crate::event::Event;
@@ -44,18 +47,21 @@ pub(super) async fn run(
     fleet: Arc<Fleet>,
 ) -> Infallible {
     let errands = Errands::default();
+    let (later, line) = LaterOrders::new();
     let mut orders = Orders {
         id: &id,
         control: &control,
         tenants: &tenants,
         fleet: &fleet,
         errands: &errands,
+        later,
         rate: Bucket::default(),
         told: AtomicBool::new(false),
     };
     tokio::select! {
         never = orders.hear() => never,
         never = errands.run(&tenants, || concerned(&tenants, &id, &control)) => never,
+        never = serve_later(line, || concerned(&tenants, &id, &control)) => never,
     }
 }
 
@@ -66,6 +72,7 @@ struct Orders<'a> {
     tenants: &'a Tenants,
     fleet: &'a Arc<Fleet>,
     errands: &'a Errands,
+    later: LaterOrders,
     rate: Bucket,
     /// A message was not understood, and the log says so.
     told: AtomicBool,
@@ -83,7 +90,7 @@ impl Orders<'_> {
             };
             let cost = match heard {
                 Heard::Gap(cause) => self.missed(cause, &concerned),
-                Heard::Message(bytes) => self.take(bytes, newest, &concerned).await,
+                Heard::Message(bytes) => self.take(bytes, newest, &concerned),
             };
             left = left.saturating_sub(cost);
             if left == 0 {
@@ -109,12 +116,7 @@ impl Orders<'_> {
     }
 
     /// Takes one message; returns its cost, in parts of a [`TURN`].
-    async fn take(
-        &mut self,
-        bytes: Bytes,
-        newest: &Arc<Tenant>,
-        concerned: &[Arc<Tenant>],
-    ) -> usize {
+    fn take(&mut self, bytes: Bytes, newest: &Arc<Tenant>, concerned: &[Arc<Tenant>]) -> usize {
         let per_second = newest.relay.limits().control_per_second;
         let is_long = bytes.len() > LONG;
         if is_long && !self.may(per_second, bytes.len() / UNIT) {
@@ -138,14 +140,22 @@ impl Orders<'_> {
         }
         let address = (command.id, command.reply);
         let answer = Reply::new(self.fleet, self.control, address, per_second);
-        let (answered, cost) = match command.op.is_urgent() {
-            true => (self.obey(command.op, concerned, answer), TURN / 4),
-            false => (serve(command.op, concerned, answer).await, TURN),
-        };
-        if !answered {
+        if !self.is_at_once(&command.op) {
+            if !self.later.add(command.op, answer, is_long) {
+                newest.metrics.control_dropped(ControlDrop::Rate);
+            }
+            return TURN;
+        }
+        if !self.obey(command.op, concerned, answer) {
             newest.metrics.control_dropped(ControlDrop::Answers);
         }
-        cost
+        TURN / 4
+    }
+
+    /// Returns true if the message does not wait for those that ask or send. One that ends a membership does, since the membership may
+    /// begin with one of them.
+    fn is_at_once(&self, op: &Op) -> bool {
+        op.is_urgent() && (!matches!(op, Op::GroupDiscard { .. }) || self.later.is_empty())
     }
 
     fn may(&mut self, per_second: u32, weight: usize) -> bool {
@@ -202,6 +212,23 @@ fn concerned(tenants: &Tenants, id: &TenantId, control: &Arc<Control>) -> Vec<Ar
     all
 }
 
+/// Carries out the messages that ask or send, one after another.
+async fn serve_later(
+    mut line: UnboundedReceiver<LaterOrder>,
+    concerned: impl Fn() -> Vec<Arc<Tenant>>,
+) -> Infallible {
+    while let Some(order) = line.recv().await {
+        let concerned = concerned();
+        let answered = serve(order.op, &concerned, order.answer).await;
+        if !answered && let Some(newest) = concerned.first() {
+            newest.metrics.control_dropped(ControlDrop::Answers);
+        }
+        tokio::task::yield_now().await;
+    }
+    // The line lives as long as the channel is heard.
+    std::future::pending().await
+}
+
 /// Carries out a message that asks or sends. Returns false if its answer was dropped.
 async fn serve(op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
     let Some(newest) = concerned.first() else {
@@ -242,6 +269,8 @@ async fn serve(op: Op, concerned: &[Arc<Tenant>], answer: Reply) -> bool {
             groups::add(concerned, &sockets, &group, answer);
             true
         }
+        // Behind those that ask or send, if there were some.
+        Op::GroupDiscard { sockets, group } => groups::discard(concerned, &sockets, &group, answer),
         // Valid on the deployment's own channel only.
         _ => {
             newest.metrics.dropped(DropCause::NotDecoded);
