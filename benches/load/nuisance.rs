@@ -51,22 +51,26 @@ pub(crate) enum Nuisance {
     ControlMessages,
     ApiCalls,
     LargeEvents,
+    LargeBatches,
     LargeValues,
     SlowReaders,
     PartialMessages,
+    Pings,
 }
 
 impl Nuisance {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Connects,
         Self::RefusedConnects,
         Self::HalfOpenConnections,
         Self::ControlMessages,
         Self::ApiCalls,
         Self::LargeEvents,
+        Self::LargeBatches,
         Self::LargeValues,
         Self::SlowReaders,
         Self::PartialMessages,
+        Self::Pings,
     ];
 
     /// The name of its row.
@@ -78,9 +82,11 @@ impl Nuisance {
             Self::ControlMessages => "quiet tenant's p99 beside control messages",
             Self::ApiCalls => "quiet tenant's p99 beside API calls",
             Self::LargeEvents => "quiet tenant's p99 beside events of 1 MB",
+            Self::LargeBatches => "quiet tenant's p99 beside batches of 1 MB in chunks",
             Self::LargeValues => "quiet tenant's p99 beside large values",
             Self::SlowReaders => "quiet tenant's p99 beside slow readers",
             Self::PartialMessages => "quiet tenant's p99 beside partial messages",
+            Self::Pings => "quiet tenant's p99 beside pings",
         }
     }
 
@@ -181,7 +187,8 @@ fn act(kind: Nuisance, ports: [u16; 3], run: &Run) -> Result<()> {
         Nuisance::HalfOpenConnections => half_open(sockets, run),
         Nuisance::ControlMessages => control(redis, run),
         Nuisance::ApiCalls => by_many(run, |_| call(api, run)),
-        Nuisance::LargeEvents => large_events(sockets, api, run),
+        Nuisance::LargeEvents => large_events(sockets, api, &large_event(), run),
+        Nuisance::LargeBatches => large_events(sockets, api, &large_batch(), run),
         Nuisance::LargeValues => {
             let mut link = Link::connect(redis)?;
             let key = format!("lockgate:{}:deny:all", tenant());
@@ -191,6 +198,7 @@ fn act(kind: Nuisance, ports: [u16; 3], run: &Run) -> Result<()> {
         }
         Nuisance::SlowReaders => slow_readers(redis, sockets, run),
         Nuisance::PartialMessages => partial(sockets, run),
+        Nuisance::Pings => by_many(run, |n| pings(sockets, n, run)),
     }
 }
 
@@ -311,16 +319,36 @@ fn call(port: u16, run: &Run) -> Result<()> {
     Ok(())
 }
 
-/// Publishes events of many numbers, which take long to read and to write, to a socket that takes them.
-fn large_events(sockets: u16, api: u16, run: &Run) -> Result<()> {
+/// Returns the head of a call of the noisy tenant with a JSON body, up to the fields of the body's length.
+fn head(path: &str) -> String {
+    format!(
+        "POST /v1/tenants/{}/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {API_KEY}\r\n\
+         Connection: close\r\nContent-Type: application/json\r\n",
+        tenant()
+    )
+}
+
+/// Returns an event of many numbers, which takes long to read and to write.
+fn numbers() -> String {
     let numbers = vec!["1e15"; NUMBERS].join(",");
-    let body = format!(r#"{{"type":"bench.event","message":[{numbers}]}}"#);
-    let call = format!(
-        "POST /v1/tenants/{}/groups/bench/send HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {API_KEY}\r\n\
-         Connection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        tenant(),
-        body.len(),
-    );
+    format!(r#"{{"type":"bench.event","message":[{numbers}]}}"#)
+}
+
+fn large_event() -> String {
+    let (head, body) = (head("groups/bench/send"), numbers());
+    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// As a batch, and without a length.
+fn large_batch() -> String {
+    let event = numbers();
+    let body = format!(r#"{{"messages":[{{"group":"bench","event":{event}}}]}}"#);
+    let (head, length) = (head("send"), body.len());
+    format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x}\r\n{body}\r\n0\r\n\r\n")
+}
+
+/// Repeats a call that publishes to a socket, which takes the events.
+fn large_events(sockets: u16, api: u16, call: &str, run: &Run) -> Result<()> {
     let mut reader = open(sockets, 1)?;
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -375,6 +403,24 @@ fn slow_readers(redis: u16, port: u16, run: &Run) -> Result<()> {
         let pause = Duration::from_millis(5);
         commands(redis, &command, 1, pause, run)
     })
+}
+
+/// Sends pings without pause and reads the answers, until the connection ends.
+fn pings(port: u16, n: u64, run: &Run) -> Result<()> {
+    let mut stream = open(port, n)?;
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(if run.pause.is_zero() { 10_000 } else { 10 });
+    let mut answers = stream.try_clone()?;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut frames = [0; 16 * 1024];
+            while answers.read(&mut frames).is_ok_and(|read| read > 0) {}
+        });
+        while run.goes_on() && !reader.is_finished() && stream.write_all(&pings).is_ok() {
+            run.acted(1);
+        }
+        stream.shutdown(std::net::Shutdown::Both).ok();
+    });
+    Ok(())
 }
 
 /// Sockets with a message that does not end; those that are closed come back.
