@@ -69,8 +69,8 @@ impl Revocations {
         &self.config
     }
 
-    /// Denies the tokens until they expire on every replica. `expires_at` is the `exp` of a single token in Unix seconds;
-    /// `None`: it is not known.
+    /// Denies the tokens until they expire on every replica. `exp` is the claim of a single token in Unix seconds, to which
+    /// this adds the leeway; `None`: it is not known.
     ///
     /// After `Ok`, every handshake that asks the denylist refuses them. Each replica closes its open sockets when it hears
     /// the announcement.
@@ -80,7 +80,7 @@ impl Revocations {
     pub async fn deny(
         &self,
         target: &RevocationTarget,
-        expires_at: Option<f64>,
+        exp: Option<f64>,
     ) -> Result<(), StoreError> {
         let (now, replicas) = (UnixTime::now().0, self.config.replicas);
         let keep_until = (now + self.config.keep.as_secs_f64()).ceil() as u64;
@@ -89,10 +89,10 @@ impl Revocations {
         };
         match target {
             RevocationTarget::Token(jti) => {
-                let until = match expires_at {
-                    Some(expires_at) if !self.keeps_expired => {
+                let until = match exp {
+                    Some(exp) if !self.keeps_expired => {
                         // An expired token is denied for a while too: on another clock it may still be valid.
-                        let end = (expires_at + self.leeway).max(now) + MARGIN;
+                        let end = (exp + self.leeway).max(now) + MARGIN;
                         // A token may say any time, and Redis refuses those that it cannot hold in milliseconds.
                         end.ceil().min(LATEST) as u64
                     }

@@ -110,8 +110,8 @@ pub(super) async fn revoke(
     JsonBody(body): JsonBody<Revocation>,
 ) -> Result<Json<Closed>, ApiProblem> {
     let started = Instant::now();
-    let (target, expires_at) = body.target(&tenant).await?;
-    let denied = tenant.revocations.deny(&target, expires_at).await;
+    let (target, exp) = body.target(&tenant).await?;
+    let denied = tenant.revocations.deny(&target, exp).await;
     denied.map_err(|error| {
         tracing::error!(tenant.id = %tenant.id, error = %error, "A revocation could not be stored");
         ApiProblem::NotRevoked
@@ -131,7 +131,7 @@ pub(super) async fn revoke(
 }
 
 impl Revocation {
-    /// Returns the tokens to revoke, and the expiry of a single one.
+    /// Returns the tokens to revoke, and the `exp` of a single one.
     async fn target(self, tenant: &Tenant) -> Result<(RevocationTarget, Option<f64>), ApiProblem> {
         let user_id = self.user_id.or(ApiProblem::UserIdNull)?;
         let jti = self.jti.or(ApiProblem::JtiNull)?;
@@ -175,7 +175,7 @@ async fn signed(
     match verifier.verify_signed_only(&RawToken::new(token)).await {
         Ok(signed) => {
             let jti = signed.jti.ok_or(ApiProblem::TokenWithoutId)?;
-            Ok((RevocationTarget::Token(jti), signed.expires_at))
+            Ok((RevocationTarget::Token(jti), signed.exp))
         }
         Err(TokenError::Refused(_)) => Err(ApiProblem::TokenNotOfTenant),
         Err(TokenError::Unavailable(error)) => {

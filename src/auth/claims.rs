@@ -71,8 +71,8 @@ impl Checks {
 /// The values that the checks have read from the claims.
 pub(crate) struct ClaimFacts {
     pub(crate) issued_at: Option<f64>,
-    /// `exp` plus leeway, in Unix seconds.
-    pub(crate) expires_at: Option<f64>,
+    /// `exp` in Unix seconds. `None`: it is not a valid time.
+    pub(crate) exp: Option<f64>,
     /// `exp` is a valid time in the past.
     pub(crate) expired: bool,
     pub(crate) jti: Option<Jti>,
@@ -111,6 +111,11 @@ impl ClaimRules {
                 .check_revoke_token
                 .then(|| config.revoke_token_claim.clone()),
         }
+    }
+
+    /// Returns the time until which a token of this `exp` is accepted, in Unix seconds: `exp` plus leeway.
+    pub(crate) fn accepted_until(&self, exp: f64) -> f64 {
+        exp + self.leeway
     }
 
     /// Returns the accepted issuers of keys beside the list of issuers.
@@ -168,10 +173,7 @@ impl ClaimRules {
         let revoke = self.revoke_claim.as_deref();
         ClaimFacts {
             issued_at: claims.get("iat").and_then(integer),
-            expires_at: claims
-                .get("exp")
-                .and_then(integer)
-                .map(|exp| exp + self.leeway),
+            exp: claims.get("exp").and_then(integer),
             expired: false,
             jti: self
                 .jti_claim

@@ -82,8 +82,8 @@ pub struct VerifiedToken {
 pub struct SignedToken {
     /// `None`: the token has none, or the tenant's `jti_claim` is `false`.
     pub jti: Option<Jti>,
-    /// `exp` plus leeway, in Unix seconds. `None`: it is not a valid time.
-    pub expires_at: Option<f64>,
+    /// Unix seconds, as the token has it: without the leeway. `None`: it is not a valid time.
+    pub exp: Option<f64>,
 }
 
 impl TokenVerifier {
@@ -168,7 +168,7 @@ impl TokenVerifier {
         let facts = self.rules.facts(&segments.claims);
         Ok(SignedToken {
             jti: facts.jti,
-            expires_at: facts.expires_at,
+            exp: facts.exp,
         })
     }
 
@@ -265,7 +265,7 @@ impl TokenVerifier {
             user_id,
             jti: facts.jti,
             issued_at: facts.issued_at,
-            expires_at: facts.expires_at,
+            expires_at: facts.exp.map(|exp| self.rules.accepted_until(exp)),
             claims: segments.claims_text,
             revoke_digest: facts.revoke_digest,
         })

@@ -2,4 +2,5 @@
 
 mod backup;
 mod coherence;
+mod kept;
 mod to_close;
