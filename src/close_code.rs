@@ -204,16 +204,15 @@ impl RequestedClose {
     /// Returns the frame that closes a socket.
     pub fn frame(&self) -> CloseFrame {
         let default = CloseReason::Disconnected;
-        if *self == Self::default() {
-            return default.frame();
-        }
+        let code = self.code.unwrap_or(default.code());
         CloseFrame {
-            code: self.code.unwrap_or(default.code()),
+            code,
             reason: match &self.reason {
                 Some(reason) => Cow::Owned(reason.clone()),
                 None => Cow::Borrowed(default.label()),
             },
-            cause: None,
+            // The text is the caller's; the cause follows the code, which the caller may have chosen too.
+            cause: (code == default.code()).then_some(default),
         }
     }
 }
@@ -270,10 +269,12 @@ impl CloseFrame {
             1005 => ("1005", "client"),
             1006 => ("1006", "client"),
             // Applications choose codes from 3000 on. These keep the label "other" even where the table has the
-            // same code, so that the label of a gateway's reason never counts an application's close.
+            // same code, so that the label of a gateway's reason never counts an application's close. So do 1008 and 1012,
+            // whose words tell of a gateway alone: a message that it did not get in time, a replica that exits.
+            1008 | 1012 | 3000.. => ("other", "other"),
             code => match CloseReason::ALL.iter().find(|known| known.code() == code) {
-                Some(known) if code < 3000 => (code_label(code), known.label()),
-                _ => ("other", "other"),
+                Some(known) => (code_label(code), known.label()),
+                None => ("other", "other"),
             },
         }
     }
@@ -369,5 +370,41 @@ mod tests {
             CloseReason::TokenRevoked.frame().labels(),
             ("4501", "token_revoked")
         );
+    }
+
+    /// A text or the code 4508 made the close of an operator one of `other`, and 1012 one of a drain.
+    #[test]
+    fn a_requested_close_counts_by_its_code() {
+        let labels = |code, reason: Option<&str>| {
+            let close = RequestedClose::new(code, reason.map(str::to_owned)).unwrap();
+            close.frame().labels()
+        };
+        let disconnected = ("4508", "disconnected");
+        assert_eq!(labels(None, None), disconnected);
+        assert_eq!(labels(None, Some("bye")), disconnected);
+        assert_eq!(labels(Some(4508), Some("bye")), disconnected);
+        assert_eq!(labels(Some(1000), None), ("1000", "normal"));
+        for code in [1012, 3000, 4501] {
+            assert_eq!(labels(Some(code), None), ("other", "other"), "{code}");
+        }
+    }
+
+    /// A client's own 1008 was counted as a message that did not come in time, and its 1012 as a drain.
+    #[test]
+    fn a_clients_close_has_no_word_that_tells_of_the_gateway() {
+        let labels = |code| {
+            let received = CloseFrame {
+                code,
+                ..CloseFrame::absent()
+            };
+            received.labels()
+        };
+        for code in [1008, 1010, 1012, 1013, 1014, 4001] {
+            assert_eq!(labels(code), ("other", "other"), "{code}");
+        }
+        assert_eq!(labels(1001), ("1001", "client"));
+        assert_eq!(labels(1007), ("1007", "payload_not_valid"));
+        let own = CloseReason::MessageTimeout.frame();
+        assert_eq!(own.labels(), ("1008", "message_timeout"));
     }
 }

@@ -56,9 +56,11 @@ impl SocketWire<'_> {
         let registration = &mut self.state.registration;
         registration.metrics().disconnected(close, lived);
         registration.leave();
+        // The word of the metric: the text of an application or a client may tell what no log may.
+        let (_, reason) = close.labels();
         tracing::debug!(
             tenant.id = %scope.tenant(), user.id = shown_user(scope), conn.id = %registration.member().id(),
-            close.code = close.code, duration_ms = lived.as_millis() as u64, "Closed a connection"
+            close.code = close.code, close.reason = reason, duration_ms = lived.as_millis() as u64, "Closed a connection"
         );
     }
 
