@@ -97,11 +97,6 @@ close_reasons! {
 }
 
 impl CloseReason {
-    /// Returns true if the code tells clients to reconnect by themselves.
-    pub const fn reconnects(self) -> bool {
-        matches!(self.code(), 1008 | 1011 | 1012 | 4000..=4499)
-    }
-
     /// Returns the frame with this reason's code and word.
     pub fn frame(self) -> CloseFrame {
         CloseFrame {
@@ -111,29 +106,49 @@ impl CloseReason {
         }
     }
 
-    /// Returns the time that a client should wait before it reconnects; `None` where waiting does not help.
+    /// Returns true if waiting helps a client before it reconnects.
     ///
-    /// Waiting helps where something is busy or down for a while. It does not help against an expired token, because
-    /// the client needs a new one. It does not help after a missing pong either: the network path is broken, and the
-    /// client should look for another one at once. A drain chooses a separate wait for each socket.
+    /// It helps where something is busy, down or suspended for a while, and where many sockets close together. It does not
+    /// help against an expired token, because the client needs a new one, and not where a tenant or a route is gone. It does
+    /// not help after a missing pong either: the network path is broken, and the client should look for another one at once.
+    const fn waiting_helps(self) -> bool {
+        matches!(
+            self,
+            Self::Draining
+                | Self::MaxAge
+                | Self::EventsLost
+                | Self::TooSlow
+                | Self::RateLimited
+                | Self::Unavailable
+                | Self::TooManyConnections
+                | Self::TenantSuspended
+        )
+    }
+
+    /// Returns the time that a client should wait before it reconnects; `None` where waiting does not help, and for a drain
+    /// and `server.max_age`, which choose a separate wait for each socket.
     pub const fn wait(self) -> Option<Duration> {
         match self {
-            Self::EventsLost
-            | Self::TooSlow
-            | Self::RateLimited
-            | Self::Unavailable
-            | Self::TooManyConnections
-            | Self::TenantSuspended => Some(Duration::from_secs(1)),
+            Self::Draining | Self::MaxAge => None,
+            _ if self.waiting_helps() => Some(Duration::from_secs(1)),
             _ => None,
+        }
+    }
+
+    /// Returns the frame with the wait of [`CloseReason::wait`], if there is one.
+    pub fn frame_with_wait(self) -> CloseFrame {
+        match self.wait() {
+            Some(wait) => self.frame_with_retry(wait),
+            None => self.frame(),
         }
     }
 
     /// Returns the frame with a wait that the client should keep before it reconnects.
     ///
-    /// The wait is [`CloseReason::wait`], or one that the caller spreads over many sockets. A code that says not to
-    /// reconnect has no wait.
+    /// The wait is [`CloseReason::wait`], or one that the caller spreads over many sockets. The frame has none where waiting
+    /// does not help.
     pub fn frame_with_retry(self, retry_after: Duration) -> CloseFrame {
-        if !self.reconnects() {
+        if !self.waiting_helps() {
             return self.frame();
         }
         let reason = format!(
@@ -324,16 +339,26 @@ mod tests {
             CloseReason::TokenRevoked.frame_with_retry(wait).reason,
             "token_revoked"
         );
+        // A tenant or a route that was removed does not come back by waiting.
+        for gone in [CloseReason::TenantNotFound, CloseReason::RouteNotFound] {
+            assert_eq!(gone.frame_with_retry(wait).reason, gone.label());
+        }
     }
 
     #[test]
     fn a_wait_is_named_where_waiting_helps() {
         for reason in CloseReason::ALL {
-            assert!(reason.wait().is_none() || reason.reconnects(), "{reason:?}");
+            let reconnects = matches!(reason.code(), 1012 | 4000..=4499);
+            assert!(!reason.waiting_helps() || reconnects, "{reason:?}");
         }
-        assert!(CloseReason::Unavailable.wait().is_some());
-        assert!(CloseReason::PongTimeout.wait().is_none());
-        assert!(CloseReason::TokenExpired.wait().is_none());
+        let told = |reason: CloseReason| reason.frame_with_wait().reason.into_owned();
+        assert_eq!(
+            told(CloseReason::Unavailable),
+            "unavailable retry_after_ms=1000"
+        );
+        assert_eq!(told(CloseReason::PongTimeout), "pong_timeout");
+        assert_eq!(told(CloseReason::TokenExpired), "token_expired");
+        assert_eq!(told(CloseReason::MaxAge), "max_age");
     }
 
     #[test]

@@ -232,10 +232,7 @@ impl Refusal {
             Refusal::Unavailable => CloseReason::Unavailable,
             _ => return None,
         };
-        Some(match self.retry_after() {
-            Some(wait) => reason.frame_with_retry(wait),
-            None => reason.frame(),
-        })
+        Some(reason.frame_with_wait())
     }
 }
 
@@ -321,5 +318,27 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(self.source.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An open socket of a suspended tenant was told to wait, and one that was about to open was not.
+    #[test]
+    fn a_refused_socket_is_told_to_wait_where_an_open_one_is() {
+        let told = |refusal: Refusal| refusal.close_frame().map(|frame| frame.reason.into_owned());
+        for (refusal, reason) in [
+            (
+                Refusal::TenantSuspended,
+                "tenant_suspended retry_after_ms=1000",
+            ),
+            (Refusal::Unavailable, "unavailable retry_after_ms=1000"),
+            (Refusal::TooManyUserConnections, "too_many_connections"),
+            (Refusal::TokenRevoked, "token_revoked"),
+        ] {
+            assert_eq!(told(refusal).as_deref(), Some(reason));
+        }
     }
 }

@@ -119,10 +119,7 @@ impl SocketHandle {
 
     /// Closes the socket for a reason of the gateway, with a wait where waiting helps the client.
     pub fn close_for(&self, reason: CloseReason) {
-        let frame = match reason.wait() {
-            Some(wait) => reason.frame_with_retry(wait),
-            None => reason.frame(),
-        };
+        let frame = reason.frame_with_wait();
         self.member.outbound().close(frame, CloseOrder::AfterQueued);
     }
 

@@ -34,7 +34,8 @@ pub async fn close_paced(mut members: Vec<Arc<Member>>, per_second: f64, reason:
     }
 }
 
-/// Returns the reason's frame with a random wait, so that clients closed together do not reconnect together.
+/// Returns the reason's frame with a random wait where waiting helps, so that clients closed together do not reconnect
+/// together.
 pub fn spread(reason: CloseReason) -> CloseFrame {
     reason.frame_with_retry(Duration::from_millis(
         rand::random::<u64>() % RECONNECT_SPREAD_MS,
