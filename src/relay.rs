@@ -275,13 +275,22 @@ impl Relay {
         };
         if route.through_consumer {
             let waiting = waiting.get_or_insert_with(|| self.waiting(event));
-            member.outbound().push_event(waiting);
+            self.hand_over(member, waiting);
             return;
         }
         let rendered = rendered
             .entry(member.delivery())
             .or_insert_with(|| self.render_at(route, event, None, &self.accounting()));
         enqueue(member, rendered);
+    }
+
+    /// Queues an event for the consumer of a socket. Counts the socket that it closes, because the consumer is too far behind.
+    fn hand_over(&self, member: &Member, event: &Arc<WaitingEvent>) -> Enqueued {
+        let outcome = member.outbound().push_event(event);
+        if outcome == Enqueued::Late {
+            self.parts.metrics.rate_limited("send_queue");
+        }
+        outcome
     }
 
     /// Renders an event by the socket's route and queues the frame.

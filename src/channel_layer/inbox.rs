@@ -199,7 +199,11 @@ impl Inbox {
             self.append(&mut queue, signal, cost);
         } else {
             self.dropped(DropCause::Limit);
-            self.append_gap(&mut queue, GapCause::LayerQueue);
+            let is_new = self.append_gap(&mut queue, GapCause::LayerQueue);
+            // The gap is the hit, and not each event that it holds. The bound of the process is another limit.
+            if let Some(metrics) = self.metrics.as_ref().filter(|_| is_new && !fits) {
+                metrics.rate_limited("layer_queue");
+            }
         }
         fits && has_room
     }
@@ -255,14 +259,16 @@ impl Inbox {
         }
     }
 
-    fn append_gap(&self, queue: &mut Queue, cause: GapCause) {
+    /// Marks a gap; returns false if the last signal is one of this cause already.
+    fn append_gap(&self, queue: &mut Queue, cause: GapCause) -> bool {
         if matches!(queue.signals.back(), Some((Signal::Gap(last), _)) if *last == cause) {
-            return;
+            return false;
         }
         if let Some(metrics) = &self.metrics {
             metrics.gap(cause);
         }
         self.append(queue, Signal::Gap(cause), 0);
+        true
     }
 
     fn append(&self, queue: &mut Queue, signal: Signal, cost: u64) {

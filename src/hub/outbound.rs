@@ -59,6 +59,8 @@ pub enum Enqueued {
     Crowded,
     /// The socket is closing and takes no more items.
     Closed,
+    /// The item has closed the socket, whose consumer is too far behind.
+    Late,
 }
 
 impl Enqueued {
@@ -194,7 +196,9 @@ impl Outbound {
     pub fn push_event(&self, event: &Arc<WaitingEvent>) -> Enqueued {
         if self.is_consumer_late() {
             let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
-            self.close(frame, CloseOrder::Now);
+            if self.close(frame, CloseOrder::Now) {
+                return Enqueued::Late;
+            }
         }
         self.push(ITEM + event.memory(), || Item::Event(event.clone()))
     }

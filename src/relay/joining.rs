@@ -19,6 +19,7 @@ impl Relay {
         let has_room = most == 0 || member.groups().len() < most;
         if !has_room {
             self.parts.metrics.dropped(DropCause::Limit);
+            self.parts.metrics.rate_limited("groups_per_socket");
         }
         has_room
     }

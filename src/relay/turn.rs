@@ -202,7 +202,6 @@ impl Relay {
             *crowded |= *outcome == Enqueued::Crowded;
             outcome.is_queued()
         };
-        let outbound = member.outbound();
         if route.through_consumer {
             let waiting = renderings.waiting.get_or_insert_with(|| {
                 let wait = |opened: &Opened| self.waiting(&opened.event);
@@ -212,7 +211,7 @@ impl Relay {
                 .iter()
                 .zip(events)
                 .filter(|(_, opened)| gets(opened));
-            let outcomes = outcomes.map(|(event, _)| outbound.push_event(event));
+            let outcomes = outcomes.map(|(event, _)| self.hand_over(member, event));
             return outcomes.filter(&mut is_queued).count() as u64;
         }
         let at = usize::from(member.delivery());

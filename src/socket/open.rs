@@ -223,6 +223,7 @@ fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupNam
             "the route has {} groups, and limits.groups_per_socket is {most}",
             route.groups.len()
         );
+        tenant.metrics.rate_limited("groups_per_socket");
         return Err(Reason::because(Refusal::GroupForbidden, why));
     }
     let unnameable = |template: &Template, why: &str| {

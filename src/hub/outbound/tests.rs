@@ -270,7 +270,8 @@ fn a_consumer_that_is_behind_for_a_minute_loses_its_socket() {
     for _ in 0..10 {
         assert!(hasty.push_event(&new).is_queued(), "none is old");
     }
-    assert_eq!(queue.push_event(&new), Enqueued::Closed);
+    assert_eq!(queue.push_event(&new), Enqueued::Late);
+    assert_eq!(queue.push_event(&new), Enqueued::Closed, "told once");
     assert_eq!(queue.closing_cause(), Some(CloseReason::TooSlow));
     drop((old, new, hasty));
     assert_eq!(budget.bytes(), 0, "its events are dropped");

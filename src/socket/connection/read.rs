@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::step::{ConnectionStep, Ending};
 use super::wire::{Backlog, SocketWire};
+use crate::close_code::CloseReason;
 use crate::consumer;
 use crate::frame::ClientMessage;
 use crate::hub::{BATCH, Takes};
@@ -102,6 +103,10 @@ impl SocketWire<'_> {
                     return None;
                 }
                 Err(error) => {
+                    if error.0 == CloseReason::MessageTooBig {
+                        let metrics = self.state.registration.metrics();
+                        metrics.rate_limited("message_size");
+                    }
                     return Some(ConnectionStep::End(Ending::Broken(error.0.frame())));
                 }
             };

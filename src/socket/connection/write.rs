@@ -79,8 +79,11 @@ impl SocketWire<'_> {
                 let progress = stuck.progress.get_or_insert_with(SlowWatch::new);
                 ready!(progress.poll_too_slow(cx));
                 let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
-                let outbound = self.state.outbound();
-                outbound.close(frame.clone(), CloseOrder::Now);
+                let registration = &self.state.registration;
+                let outbound = registration.member().outbound();
+                if outbound.close(frame.clone(), CloseOrder::Now) {
+                    registration.metrics().rate_limited("send_queue");
+                }
                 Poll::Ready(Ending::CloseBlocked(frame))
             }
         }

@@ -165,6 +165,10 @@ async fn a_reader_that_stands_still_is_closed_and_others_are_served_meanwhile() 
     replica
         .metric("lockgate_send_queue_bytes", &[], |bytes| bytes == 0.0)
         .await;
+    // It was not counted as a limit of the tenant.
+    let limited = replica.metrics().await;
+    let limited = limited.value("lockgate_rate_limited_total", &[("limit", "send_queue")]);
+    assert_eq!(limited, 1.0);
     drop(standing);
     assert!(quick.ping().await.is_empty());
 }
@@ -203,6 +207,10 @@ async fn many_readers_that_stand_still_are_bounded_by_the_memory_budget() {
             .await;
     }
     replica.logged("server.max_queue_bytes was passed").await;
+    // Their own limit is not what closed them.
+    let limited = replica.metrics().await;
+    let limited = limited.value("lockgate_rate_limited_total", &[("limit", "send_queue")]);
+    assert_eq!(limited, 0.0);
     replica
         .metric("lockgate_send_queue_bytes", &[], |bytes| bytes <= BUDGET)
         .await;

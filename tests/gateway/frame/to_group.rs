@@ -188,14 +188,14 @@ async fn a_socket_over_its_message_rate_or_size_is_closed() {
     big.send_text(&"x".repeat(1025)).await;
     assert_eq!(big.closed().await, (1009, "message_too_big".into()));
     let tenant = gateway.tenant().name.clone();
-    let labels = [
-        ("tenant", tenant.as_str()),
-        ("limit", "messages_per_second"),
-    ];
-    gateway
-        .replica()
-        .metric("lockgate_rate_limited_total", &labels, |n| n >= 1.0)
-        .await;
+    let limited = gateway.replica().metrics().await;
+    let hits = |limit: &str| {
+        let labels = [("tenant", tenant.as_str()), ("limit", limit)];
+        limited.value("lockgate_rate_limited_total", &labels)
+    };
+    assert!(hits("messages_per_second") >= 1.0);
+    // It was not counted.
+    assert_eq!(hits("message_size"), 1.0);
 }
 
 #[tokio::test]

@@ -183,10 +183,12 @@ async fn a_socket_has_no_room_over_its_limit_and_a_silent_replica_is_named() {
     let dropped = "lockgate_events_dropped_total";
     let counted = gateway.replica().metric(dropped, &names, |n| n == 1.0);
     counted.await;
+    // As a drop alone, it did not show whose limit it was.
+    let names = [("tenant", names[0].1), ("limit", "groups_per_socket")];
+    let limited = gateway.replica().metrics().await;
+    assert_eq!(limited.value("lockgate_rate_limited_total", &names), 1.0);
 
-    gateway.replicas[0]
-        .process
-        .signal(rustix::process::Signal::STOP);
+    gateway.replicas[0].process.freeze().await;
     for path in [
         format!("connections/{channel}/groups/room_3"),
         "users/2/groups/room_3".into(),

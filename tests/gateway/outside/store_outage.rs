@@ -559,6 +559,16 @@ async fn a_full_layer_queue_is_a_gap_of_that_tenant_alone() {
         .replica()
         .metric("lockgate_unhealed_gaps_total", &labels, |n| n >= 1.0)
         .await;
+    // Each such gap is a hit of the limit, which was not counted.
+    let counted = gateway.replica().metrics().await;
+    let gaps = counted.value("lockgate_gaps_total", &labels);
+    let labels = [("tenant", small.name.as_str()), ("limit", "layer_queue")];
+    let hits = counted.value("lockgate_rate_limited_total", &labels);
+    assert!(hits >= 1.0);
+    assert_eq!(hits, gaps);
+    let of_other = ("tenant", &*other.name);
+    let none = counted.of("lockgate_rate_limited_total", of_other);
+    assert!(none.is_empty(), "{none:?}");
 }
 
 #[tokio::test]

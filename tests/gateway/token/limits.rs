@@ -133,6 +133,24 @@ async fn one_user_too_many_is_refused_or_takes_the_place_of_the_oldest() {
     assert_eq!(told.closed().await, (4514, "too_many_connections".into()));
 }
 
+/// It was counted as a refused handshake alone, which a lost right is too.
+#[tokio::test]
+async fn a_route_with_more_groups_than_a_socket_may_have_hits_the_limit() {
+    let gateway = gateway()
+        .tenant("acme")
+        .with("limits.groups_per_socket", 1)
+        .route("path = 'two/'\n groups = ['one', 'two']")
+        .start()
+        .await;
+    let (tenant, replica) = (gateway.tenant(), gateway.replica());
+    let dial = replica.dial(tenant, "/two/").token(&tenant.token(ALICE));
+    Problem::new(403, "group_forbidden").is(&dial.refused().await, &tenant.name);
+    let limited = replica.metrics().await;
+    let limited = limited.of("lockgate_rate_limited_total", ("tenant", &tenant.name));
+    let once = ("limit=groups_per_socket".to_owned(), 1.0);
+    assert_eq!(limited, [once].into());
+}
+
 #[tokio::test]
 async fn who_publishes_too_much_is_told_by_429_and_4013() {
     let gateway = gateway()
