@@ -36,16 +36,24 @@ impl FromRequest<ApiState> for JsonBytes {
         if !is_json || headers.contains_key(CONTENT_ENCODING) {
             return Err(ApiProblem::ContentTypeNotSupported);
         }
-        let body = Bytes::from_request(request, state).await;
-        body.map(Self).map_err(|error| match error {
-            BytesRejection::FailedToBufferBody(cause)
-                if cause.status() == StatusCode::PAYLOAD_TOO_LARGE =>
-            {
-                ApiProblem::BodyTooLarge
-            }
-            _ => ApiProblem::BodyNotValid,
-        })
+        whole(request, state).await.map(Self)
     }
+}
+
+/// Reads a body to its end.
+///
+/// # Errors
+/// The problem of a body that is too large, or that breaks off.
+async fn whole(request: Request, state: &ApiState) -> Result<Bytes, ApiProblem> {
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|error| match error {
+        BytesRejection::FailedToBufferBody(cause)
+            if cause.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+        {
+            ApiProblem::BodyTooLarge
+        }
+        _ => ApiProblem::BodyNotValid,
+    })
 }
 
 /// The body of a call that takes none: nothing, or what some clients send for it, `{}` or `null`. Anything else was
@@ -56,8 +64,7 @@ impl FromRequest<ApiState> for NoBody {
     type Rejection = ApiProblem;
 
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, ApiProblem> {
-        let body = Bytes::from_request(request, state).await;
-        let body = body.map_err(|_| ApiProblem::BodyNotEmpty)?;
+        let body = whole(request, state).await?;
         let members = match body.trim_ascii() {
             b"" | b"null" => Some(Default::default()),
             text => object::<serde_json::Map<String, serde_json::Value>>(text),

@@ -79,6 +79,10 @@ fn refusals(operation: &Operation, of_tenant: bool, posts: bool) -> Vec<(u16, &'
         refusals.push((415, "The body is not plain application/json"));
     } else if posts {
         refusals.push((400, "The call takes no body"));
+        refusals.push((
+            413,
+            "The body, which the call does not take, is larger than 1 MiB",
+        ));
     }
     refusals
 }

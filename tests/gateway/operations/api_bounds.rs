@@ -90,6 +90,27 @@ async fn an_event_that_no_replica_would_read_is_refused() {
     assert_eq!(heard["n"].as_array().map(Vec::len), Some(50_001));
 }
 
+/// It was 400 on the calls that take no body, as if a small one would have been too large too.
+#[tokio::test]
+async fn a_body_over_the_bound_is_413_on_every_call() {
+    let gateway = gateway().tenant("acme").start().await;
+    let body = format!("{{\"a\":\"{}\"}}", "x".repeat(1024 * 1024));
+    for (method, path) in [
+        ("POST", "/v1/tenants/TENANT/suspend"),
+        ("POST", "/v1/tenants/TENANT/resume"),
+        ("POST", "/v1/tenants/TENANT/users/1/invalidate"),
+        ("POST", "/v1/tenants/TENANT/users/1/groups/g"),
+        ("DELETE", "/v1/tenants/TENANT/users/1/groups/g"),
+        ("POST", "/v1/reload"),
+        ("DELETE", "/v1/tenants/TENANT"),
+        ("POST", "/v1/tenants/TENANT/users/1/disconnect"),
+    ] {
+        let refused = call(&gateway, method, path, &body).await;
+        assert_eq!(refused.status, 413, "{method} {path}: {refused:?}");
+        assert_eq!(refused.json()["code"], "body_too_large", "{method} {path}");
+    }
+}
+
 /// Each took a thread of the runtime for as long as it was read and written.
 #[tokio::test]
 async fn events_of_many_numbers_arrive_whole_while_others_are_served() {
