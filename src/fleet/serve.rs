@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -83,7 +82,7 @@ async fn hear(
     reloads: &Reloads,
     looks: &Reloads,
 ) -> Infallible {
-    let (told, mut left) = (AtomicBool::new(false), TURN);
+    let (mut told, mut left) = (false, TURN);
     loop {
         let Heard::Message(bytes) = control.next().await else {
             continue;
@@ -106,10 +105,15 @@ async fn hear(
                     }
                 }
             }
-            _ if !told.swap(true, Ordering::Relaxed) => {
-                tracing::warn!("Ignored a message on the deployment's control channel");
+            _ => {
+                metrics::deployment_message_not_decoded();
+                if !told {
+                    told = true;
+                    tracing::warn!(
+                        "Ignored a message on the deployment's control channel; further ones are only counted"
+                    );
+                }
             }
-            _ => {}
         }
     }
 }

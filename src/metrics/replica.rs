@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::dependency::one_if;
 use super::families::*;
 use super::ledger::{OTHER_TENANTS, WITHOUT_TENANT};
-use super::words::{ControlDrop, HandshakeStage};
+use super::words::{ControlDrop, DropCause, HandshakeStage};
 use crate::budget::{HeldKind, MemoryBudget};
 use crate::ids::TenantId;
 
@@ -172,6 +172,14 @@ pub fn revocation_propagated(took: Duration) {
 /// Counts a message of the deployment's control channel, or the answer to one, that was dropped.
 pub fn deployment_control_dropped(reason: ControlDrop) {
     let dropped: Counter = WITHOUT_TENANT.handle(&CONTROL_DROPPED, [reason.label()]);
+    dropped.increment(1);
+}
+
+/// Counts a message on the deployment's control channel that is no command of it. Above zero, a sender writes what this
+/// version does not know.
+pub fn deployment_message_not_decoded() {
+    let cause = DropCause::NotDecoded.label();
+    let dropped: Counter = WITHOUT_TENANT.handle(&EVENTS_DROPPED, [cause]);
     dropped.increment(1);
 }
 

@@ -182,6 +182,7 @@ async fn the_channels_of_the_deployment_take_no_orders_but_reload() {
     payloads.push(op("suspend", json!({})));
     payloads.push(op("disconnect", json!({"user_id": ALICE})));
     payloads.push(op("revoke", json!({"issued_before": 9_999_999_999_u64})));
+    let mut ignored = 0.0;
     for payload in &payloads {
         // A file that is read again changes nothing here, but is not what this is about.
         if *payload == op("reload", json!({})) {
@@ -190,10 +191,16 @@ async fn the_channels_of_the_deployment_take_no_orders_but_reload() {
         for channel in ["lockgate::control", reply] {
             assert_eq!(publish(&redis, channel, payload).await, 1, "{channel}");
         }
+        ignored += 1.0;
         healthy.hears(&payload.escape_ascii().to_string()).await;
     }
     let told = "Ignored a message on the deployment's control channel";
     replica.logged(told).await;
+    // Only the first one showed, in the log.
+    let labels = [("tenant", "_none"), ("cause", "not_decoded")];
+    replica
+        .metric("lockgate_events_dropped_total", &labels, |n| n == ignored)
+        .await;
     assert_eq!(gateway.output().matches(told).count(), 1);
     let path = format!("/v1/tenants/{}/connections", tenant.name);
     let list = replica.api(&gateway.api_key, "GET", &path, "").await.json();
