@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use super::book::TenantBook;
 use super::keys::{ApiKeys, Caller};
+use super::problem;
 use super::scrape::{self, ScrapeState};
 use crate::config::KeyScope;
 use crate::replica::ReplicaLife;
@@ -84,6 +85,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape::replica))
         .route("/metrics/tenants", get(scrape::tenants))
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
         .with_state(state)
 }
 

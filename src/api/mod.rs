@@ -163,11 +163,15 @@ pub fn router(state: ApiState) -> Router {
             post(revocations::revoke),
         )
         .route("/v1/reload", post(tenants::reload))
-        .fallback(|| async { ApiProblem::NotFound })
-        .method_not_allowed_fallback(|| async { ApiProblem::MethodNotAllowed })
+        .fallback(problem::not_found)
+        .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(from_fn_with_state(state.clone(), authenticate))
         // Added after the authentication layer, so that it needs no key: it is documentation.
-        .route("/openapi.json", get(openapi::serve))
+        // For the same reason the fallback above does not reach it.
+        .route(
+            "/openapi.json",
+            get(openapi::serve).fallback(problem::method_not_allowed),
+        )
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }

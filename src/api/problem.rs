@@ -183,6 +183,16 @@ impl IntoResponse for ApiProblem {
     }
 }
 
+/// The answer to a path that a listener does not have.
+pub(super) async fn not_found() -> ApiProblem {
+    ApiProblem::NotFound
+}
+
+/// The answer to a method that a path does not take. The router adds `Allow`.
+pub(super) async fn method_not_allowed() -> ApiProblem {
+    ApiProblem::MethodNotAllowed
+}
+
 /// The answer to a call whose question could not be put to the replicas; logs an outage.
 pub(super) fn not_asked(tenant: &Tenant, error: &NotAsked) -> ApiProblem {
     match error {

@@ -337,6 +337,29 @@ async fn a_call_that_is_not_valid_is_told_why_and_does_nothing() {
     assert!(socket.ping().await.is_empty());
 }
 
+/// Those of `/openapi.json` and of the probes had an empty body.
+#[tokio::test]
+async fn what_a_listener_does_not_have_is_told_as_a_problem() {
+    let gateway = gateway().tenant("acme").start().await;
+    let (api, admin) = (gateway.replica().api, gateway.replica().admin);
+    for (listener, method, path, status, code) in [
+        (api, "POST", "/openapi.json", 405, "method_not_allowed"),
+        (admin, "POST", "/livez", 405, "method_not_allowed"),
+        (admin, "DELETE", "/readyz", 405, "method_not_allowed"),
+        (admin, "POST", "/metrics", 405, "method_not_allowed"),
+        (admin, "PUT", "/metrics/tenants", 405, "method_not_allowed"),
+        (admin, "GET", "/nothing", 404, "not_found"),
+    ] {
+        let answer = request(listener, method, path, &[], "").await;
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        let kind = answer.header("content-type");
+        assert_eq!(kind, Some("application/problem+json"), "{method} {path}");
+        assert_eq!(answer.json()["code"], code, "{method} {path}");
+        let allowed = (status == 405).then_some("GET,HEAD");
+        assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+    }
+}
+
 #[tokio::test]
 async fn the_calls_are_described_to_whoever_asks() {
     // The group of the paths keeps all that a group can keep.
