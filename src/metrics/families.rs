@@ -150,6 +150,8 @@ families! {
     CONFIG_RELOAD_TIMESTAMP: Gauge = "lockgate_config_reload_timestamp_seconds", [];
     /// Tenants of included files that are not served as they stand there
     CONFIG_DEGRADED: Gauge = "lockgate_config_degraded", ["tenant"];
+    /// 1 while the tenant cannot be served until an operator acts
+    TENANT_DEGRADED: Gauge = "lockgate_tenant_degraded", ["tenant"];
     /// Tenants of the registry by what became of their stored configuration
     REGISTRY_TENANTS: Gauge = "lockgate_registry_tenants", ["state"];
     /// Tenants whose parts are made on this replica: those of the files, and those of the registry that are in use

@@ -11,7 +11,7 @@ pub use family::Description;
 pub use replica::*;
 pub use scrape::SeriesPage;
 pub use series::{SeriesStay, TenantSeries};
-pub use tenant::TenantMetrics;
+pub use tenant::{GaugeGuard, TenantMetrics};
 pub use words::{
     AuthStep, ControlDrop, DropCause, EventSource, FrameKind, GapCause, HandshakeStage,
     LookupResult, RecoveryResult,

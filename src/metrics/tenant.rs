@@ -23,10 +23,17 @@ use super::words::{
 /// The result of a handshake that is no refusal.
 const ACCEPTED: &str = "accepted";
 
-/// A handshake that waits for a worker.
-pub struct WorkerWait(Gauge);
+/// Adds one to a gauge until it is dropped.
+pub struct GaugeGuard(Gauge);
 
-impl Drop for WorkerWait {
+impl GaugeGuard {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -98,6 +105,7 @@ pub struct TenantMetrics {
     /// Handshakes that no worker answered in time. Above zero, no worker runs, or it is stuck.
     pub worker_timeouts: Counter,
     worker_waiting: Gauge,
+    degraded: Gauge,
     frames_received: PerLabel<FrameKind, Counter>,
     events: PerLabel<EventSource, Counter>,
     dropped: PerLabel<DropCause, Counter>,
@@ -148,6 +156,7 @@ impl TenantMetrics {
             events_unrecorded: home.handle(&EVENTS_UNRECORDED, []),
             worker_timeouts: home.handle(&WORKER_TIMEOUTS, []),
             worker_waiting: home.handle(&WORKER_WAITING, []),
+            degraded: home.handle(&TENANT_DEGRADED, []),
             frames_received: home.per_label(&FRAMES_RECEIVED),
             events: home.per_label(&EVENTS),
             dropped: home.per_label(&EVENTS_DROPPED),
@@ -216,9 +225,13 @@ impl TenantMetrics {
     }
 
     /// Counts a handshake that waits for a worker, until the guard is dropped.
-    pub fn waits_for_worker(&self) -> WorkerWait {
-        self.worker_waiting.increment(1.0);
-        WorkerWait(self.worker_waiting.clone())
+    pub fn waits_for_worker(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.worker_waiting)
+    }
+
+    /// Tells that the tenant cannot be served, until the guard is dropped. Above zero, an operator has to act; the log says why.
+    pub fn is_degraded(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.degraded)
     }
 
     /// Returns the gauges of events that wait for workers. Only tenants with workers on a layer that keeps events have these series.

@@ -143,6 +143,11 @@ impl TenantLife {
         self.obstacle.as_deref()
     }
 
+    /// Returns true if such a reason keeps it from being served. A tenant that leaves is no longer meant to be.
+    pub fn is_degraded(&self) -> bool {
+        self.obstacle.is_some() && self.stage < Stage::Leaving
+    }
+
     /// The number of operator announcements so far.
     pub fn announcements(&self) -> u64 {
         self.announcements
@@ -244,6 +249,22 @@ mod tests {
             life.take(Emptied);
             life.take(ControlHeard);
             assert_eq!(life.stage(), Stage::Gone, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_degraded_until_its_obstacle_is_gone_or_it_leaves() {
+        let wrong = || Looked(Err("no column".to_owned()));
+        for (happenings, expected) in [
+            (&[][..], false),
+            (&[wrong()], true),
+            (&[ControlHeard, read(false, 0), wrong()], true),
+            (&[wrong(), Looked(Ok(()))], false),
+            (&[wrong(), Replaced], false),
+            (&[Replaced, wrong()], false),
+        ] {
+            let life = lived(happenings);
+            assert_eq!(life.is_degraded(), expected, "{happenings:?}");
         }
     }
 

@@ -25,7 +25,7 @@ use crate::error::Refusal;
 use crate::fleet::message::Op;
 use crate::fleet::{Circle, Fleet, Gathered, NotAsked};
 use crate::ids::TenantId;
-use crate::metrics::TenantMetrics;
+use crate::metrics::{GaugeGuard, TenantMetrics};
 use crate::origin::OriginPolicy;
 use crate::relay::{Relay, Settings};
 use crate::revocation::Revocations;
@@ -121,6 +121,8 @@ pub struct Tenant {
     remarks: Mutex<Vec<String>>,
     /// The stage of its life.
     life: watch::Sender<TenantLife>,
+    /// Held while its life says that it is degraded.
+    degraded: Mutex<Option<GaugeGuard>>,
     /// True if it was asked for since the last [`Tenant::was_used`].
     used: AtomicBool,
 }
@@ -215,7 +217,20 @@ impl Tenant {
 
     /// Records what happened.
     fn take(&self, happening: Happening) {
-        self.life.send_if_modified(|life| life.take(happening));
+        self.change(|life| life.take(happening));
+    }
+
+    /// Changes the life, and the gauge with it. `change` returns false if nothing has changed.
+    fn change(&self, change: impl FnOnce(&mut TenantLife) -> bool) {
+        self.life.send_if_modified(|life| {
+            let is_changed = change(life);
+            // Under the lock of the life, so that of two changes at once the gauge shows the later one.
+            let mut degraded = self.degraded.lock();
+            if life.is_degraded() != degraded.is_some() {
+                *degraded = life.is_degraded().then(|| self.metrics.is_degraded());
+            }
+            is_changed
+        });
     }
 
     /// Takes over the stage and the suspension of `before`, whose control channel it shares.
@@ -223,7 +238,10 @@ impl Tenant {
         // A tenant of the registry opens on another layer only once its servers are known.
         let is_known = self.making.is_none() || Arc::ptr_eq(&self.relay, &before.relay);
         let life = before.life().passed_on(is_known);
-        self.life.send_replace(life);
+        self.change(|own| {
+            *own = life;
+            true
+        });
     }
 
     /// Asks every replica that serves the tenant, and gathers the answers.

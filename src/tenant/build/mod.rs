@@ -285,6 +285,7 @@ impl Builder {
             metrics,
             remarks: Mutex::default(),
             life: watch::Sender::default(),
+            degraded: Mutex::default(),
             used: AtomicBool::new(true),
         })
     }

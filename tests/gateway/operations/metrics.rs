@@ -196,6 +196,7 @@ const FAMILIES: &[(&str, &str, &[&str], bool)] = &[
         true,
     ),
     ("lockgate_config_degraded", "gauge", &["tenant"], true),
+    ("lockgate_tenant_degraded", "gauge", &["tenant"], true),
     ("lockgate_registry_tenants", "gauge", &["state"], false),
     ("lockgate_tenants_made", "gauge", &[], true),
     (

@@ -12,7 +12,9 @@ use crate::problem::Problem;
 use crate::support::database::{ALICE, BOB};
 use crate::support::http::Response;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{Database, Gateway, PATIENCE, Publisher, RedisServer, eventually, gateway};
+use crate::support::{
+    Database, Gateway, PATIENCE, Publisher, RedisServer, Tenant, eventually, gateway,
+};
 
 const CHAT: &str = "/ws/chat/lobby/";
 
@@ -455,6 +457,15 @@ async fn a_tenant_whose_table_lacks_a_column_is_degraded_and_says_which() {
     Problem::new(503, "unavailable").is(&refused, &broken.name);
     let line = gateway.replica().logged("is_active").await;
     assert!(line.contains(&broken.name), "{line}");
+    // Before, no metric told of it.
+    let degraded = async |tenant: &Tenant, expected: f64| {
+        let labels = [("tenant", tenant.name.as_str())];
+        let replica = gateway.replica();
+        let metric = replica.metric("lockgate_tenant_degraded", &labels, |n| n == expected);
+        metric.await;
+    };
+    degraded(broken, 1.0).await;
+    degraded(good, 0.0).await;
     // Only an operator is told names.
     let anyone = gateway.replica().readyz().await;
     assert_eq!(anyone.status, 200);
@@ -482,6 +493,7 @@ async fn a_tenant_whose_table_lacks_a_column_is_degraded_and_says_which() {
         },
     )
     .await;
+    degraded(broken, 0.0).await;
 }
 
 #[tokio::test]
