@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::remote::{Remote, RemoteArguments, segment, tell};
+use super::remote::{AlwaysJson, Remote, RemoteArguments, segment, tell};
 use crate::ids::TenantId;
 
 /// Put open sockets into a group, or take them out, on all replicas
@@ -38,6 +38,8 @@ pub(super) struct GroupArguments {
     /// The socket with this channel name, as `connections` lists it
     #[arg(long)]
     channel: Option<String>,
+    #[command(flatten)]
+    _json: AlwaysJson,
     #[command(flatten)]
     remote: RemoteArguments,
 }

@@ -3,35 +3,41 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use serde_json::json;
 
 use crate::registry::{self, RegistryProblem};
 
 /// The database with tenants ([registry] of the configuration)
 #[derive(Debug, Subcommand)]
 pub(super) enum RegistryVerb {
-    /// Make the tables, or bring them up to date
-    #[command(after_help = "\
+    Migrate(MigrateArguments),
+}
+
+/// Make the tables, or bring them up to date
+#[derive(Debug, Args)]
+#[command(after_help = "\
 Examples:
   lockgate registry migrate --config lockgate.toml")]
-    Migrate,
+pub(super) struct MigrateArguments {
+    /// Print the versions of the tables before and after as one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(path: Option<&Path>, verb: &RegistryVerb) -> ExitCode {
-    let RegistryVerb::Migrate = verb;
+    let RegistryVerb::Migrate(arguments) = verb;
     let config = match super::load(path) {
         Ok(loaded) => loaded.config,
         Err(status) => return status,
     };
     match wait_for(registry::migrate(&config)) {
-        Ok((before, after)) if before == after => {
-            super::print(&format!("the tables have version {after} already\n"));
-            ExitCode::SUCCESS
-        }
         Ok((before, after)) => {
-            super::print(&format!(
-                "the tables have version {after} now; before: {before}\n"
-            ));
+            super::print(&match arguments.json {
+                true => format!("{}\n", json!({"before": before, "after": after})),
+                false if before == after => format!("the tables have version {after} already\n"),
+                false => format!("the tables have version {after} now; before: {before}\n"),
+            });
             ExitCode::SUCCESS
         }
         Err(problem) => super::fail(&problem),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::remote::{Remote, RemoteArguments, tell};
+use super::remote::{AlwaysJson, Remote, RemoteArguments, tell};
 
 /// Make every replica read its configuration again
 #[derive(Debug, Args)]
@@ -14,6 +14,8 @@ Examples:
   lockgate reload
   lockgate reload --url http://127.0.0.1:9001 --api-key-file operator-key")]
 pub(super) struct ReloadArguments {
+    #[command(flatten)]
+    _json: AlwaysJson,
     #[command(flatten)]
     remote: RemoteArguments,
 }

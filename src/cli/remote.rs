@@ -34,6 +34,14 @@ pub(super) struct RemoteArguments {
     api_key_file: Option<PathBuf>,
 }
 
+/// The option of commands whose answer is JSON in any case, so that a script can pass it to each.
+#[derive(Debug, Args)]
+pub(super) struct AlwaysJson {
+    /// Print the answer of the API as JSON, as is done without it too
+    #[arg(long = "json")]
+    _json: bool,
+}
+
 /// A call that was not made or got no answer.
 pub(super) enum Failure {
     /// The reason is printed already.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
-use super::remote::{Remote, RemoteArguments, or_standard_input, tell};
+use super::remote::{AlwaysJson, Remote, RemoteArguments, or_standard_input, tell};
 use crate::ids::TenantId;
 
 /// The most bytes read from standard input, more than any tenant's `token.max_size`.
@@ -45,6 +45,8 @@ pub(super) struct RevokeArguments {
     /// Only tokens issued at or before this time, in Unix seconds; with --user the default is now
     #[arg(long, value_name = "UNIX", conflicts_with_all = ["jti", "token"], value_parser = unix)]
     issued_before: Option<f64>,
+    #[command(flatten)]
+    _json: AlwaysJson,
     #[command(flatten)]
     remote: RemoteArguments,
 }

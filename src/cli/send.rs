@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::remote::{Remote, RemoteArguments, or_standard_input, segment, tell};
+use super::remote::{AlwaysJson, Remote, RemoteArguments, or_standard_input, segment, tell};
 use crate::ids::TenantId;
 
 /// The most bytes that the API accepts (1 MiB).
@@ -24,6 +24,8 @@ pub(super) struct SendArguments {
     /// The group
     #[arg(long)]
     group: String,
+    #[command(flatten)]
+    _json: AlwaysJson,
     #[command(flatten)]
     remote: RemoteArguments,
     /// The event, a JSON object with a "type"; - reads it from standard input

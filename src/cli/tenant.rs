@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::registry::wait_for;
 use super::remote::{
-    Failure, Remote, RemoteArguments, following, or_standard_input, tell, tell_list,
+    AlwaysJson, Failure, Remote, RemoteArguments, following, or_standard_input, tell, tell_list,
 };
 use crate::config::file;
 use crate::ids::TenantId;
-use crate::registry::reseal;
+use crate::registry::{Resealed, reseal};
 
 /// The most bytes of a document, as the API takes them.
 const LARGEST_DOCUMENT: u64 = 1 << 20;
@@ -28,14 +28,7 @@ pub(super) enum TenantVerb {
     Suspend(NamedTenant),
     /// Serve a suspended tenant again
     Resume(NamedTenant),
-    /// Seal the secrets of all tenants with the first key of registry.key
-    #[command(after_help = "\
-The command works on the database of the configuration, without the API. A new key goes to the front of registry.key on
-every replica first; once this command has ended, the old one can go.
-
-Examples:
-  lockgate tenant reseal --config lockgate.toml")]
-    Reseal,
+    Reseal(ResealArguments),
 }
 
 /// List the tenants
@@ -64,6 +57,8 @@ pub(super) struct NamedTenant {
     /// The tenant
     name: TenantId,
     #[command(flatten)]
+    _json: AlwaysJson,
+    #[command(flatten)]
     remote: RemoteArguments,
 }
 
@@ -88,6 +83,8 @@ pub(super) struct PutArguments {
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
     #[command(flatten)]
+    _json: AlwaysJson,
+    #[command(flatten)]
     remote: RemoteArguments,
 }
 
@@ -104,7 +101,24 @@ pub(super) struct DeleteArguments {
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
     #[command(flatten)]
+    _json: AlwaysJson,
+    #[command(flatten)]
     remote: RemoteArguments,
+}
+
+/// Seal the secrets of all tenants with the first key of registry.key
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The command works on the database of the configuration, without the API. A new key goes to the front of registry.key on
+every replica first; once this command has ended, the old one can go.
+
+Examples:
+  lockgate tenant reseal --config lockgate.toml
+  lockgate tenant reseal --json")]
+pub(super) struct ResealArguments {
+    /// Print the counts, and the tenants that failed with the reasons, as one line of JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(path: Option<&Path>, verb: &TenantVerb) -> ExitCode {
@@ -132,7 +146,7 @@ pub(super) fn run(path: Option<&Path>, verb: &TenantVerb) -> ExitCode {
         }
         TenantVerb::Suspend(named) => post(named, "suspend"),
         TenantVerb::Resume(named) => post(named, "resume"),
-        TenantVerb::Reseal => reseal_all(path),
+        TenantVerb::Reseal(arguments) => reseal_all(path, arguments.json),
     }
 }
 
@@ -226,20 +240,16 @@ fn as_text(body: &str) -> String {
     lines.join("\n")
 }
 
-fn reseal_all(path: Option<&Path>) -> ExitCode {
+fn reseal_all(path: Option<&Path>, json: bool) -> ExitCode {
     let config = match super::load(path) {
         Ok(loaded) => loaded.config,
         Err(status) => return status,
     };
     match wait_for(reseal(&config)) {
         Ok(outcome) => {
-            let (resealed, current) = (outcome.resealed, outcome.current);
-            super::print(&format!(
-                "{} resealed; {current} had the first key already\n",
-                super::counted(resealed, "tenant")
-            ));
-            for (name, why) in &outcome.failed {
-                super::complain(&format!("error: tenant {name}: {why}"));
+            match json {
+                true => super::print(&format!("{}\n", resealed_as_json(&outcome))),
+                false => tell_resealed(&outcome),
             }
             match outcome.failed.is_empty() {
                 true => ExitCode::SUCCESS,
@@ -248,6 +258,25 @@ fn reseal_all(path: Option<&Path>) -> ExitCode {
         }
         Err(problem) => super::fail(&problem),
     }
+}
+
+fn tell_resealed(outcome: &Resealed) {
+    let (resealed, current) = (outcome.resealed, outcome.current);
+    super::print(&format!(
+        "{} resealed; {current} had the first key already\n",
+        super::counted(resealed, "tenant")
+    ));
+    for (name, why) in &outcome.failed {
+        super::complain(&format!("error: tenant {name}: {why}"));
+    }
+}
+
+fn resealed_as_json(outcome: &Resealed) -> Value {
+    let failed = outcome.failed.iter();
+    let failed: Vec<_> = failed
+        .map(|(tenant, reason)| json!({"tenant": tenant, "reason": reason}))
+        .collect();
+    json!({"resealed": outcome.resealed, "current": outcome.current, "failed": failed})
 }
 
 #[cfg(test)]
@@ -271,5 +300,16 @@ mod tests {
         ];
         assert_eq!(as_text(body).lines().collect::<Vec<_>>(), lines);
         assert_eq!(as_text("no JSON"), "no JSON");
+    }
+
+    #[test]
+    fn a_reseal_is_one_line_of_json() {
+        let outcome = Resealed {
+            current: 1,
+            resealed: 2,
+            failed: vec![("acme".to_owned(), "its key is not there".to_owned())],
+        };
+        let line = r#"{"resealed":2,"current":1,"failed":[{"tenant":"acme","reason":"its key is not there"}]}"#;
+        assert_eq!(resealed_as_json(&outcome).to_string(), line);
     }
 }

@@ -231,6 +231,43 @@ fn healthcheck_asks_the_admin_listener() {
     );
 }
 
+/// Before, these commands refused `--json` as an unknown option, though they print JSON.
+#[test]
+fn every_command_of_the_api_takes_json() {
+    let (folder, _) = file(VALID);
+    let (key, document) = (folder.path().join("key"), folder.path().join("acme.json"));
+    std::fs::write(&key, KEY).expect("writes");
+    std::fs::write(&document, "{}").expect("writes");
+    let (key, document) = (key.display().to_string(), document.display().to_string());
+    let group = ["--tenant", "acme", "--group", "g"];
+    let user = ["--user", "7"];
+    let calls: [Vec<&str>; 10] = [
+        [&["send"][..], &group, &["{\"type\":\"t\"}"]].concat(),
+        [&["revoke", "--tenant", "acme"][..], &user].concat(),
+        vec!["reload"],
+        [&["group", "add"][..], &group, &user].concat(),
+        [&["group", "remove"][..], &group, &user].concat(),
+        vec!["tenant", "show", "acme"],
+        vec!["tenant", "put", "acme", &document],
+        vec!["tenant", "delete", "acme"],
+        vec!["tenant", "suspend", "acme"],
+        vec!["tenant", "resume", "acme"],
+    ];
+    for call in calls {
+        for json in [&[][..], &["--json"]] {
+            let (address, answering) = one_answer(response("200 OK", "{\"closed\":1}"));
+            let url = format!("http://{address}");
+            let remote = ["--url", &url, "--api-key-file", &key];
+            let output = run(&[&call[..], &remote, json].concat());
+            assert_eq!(output.status.code(), Some(0), "{call:?}: {output:?}");
+            answering.join().expect("answers");
+            let printed: serde_json::Value =
+                serde_json::from_slice(&output.stdout).expect("prints JSON");
+            assert_eq!(printed["closed"], 1, "{call:?}");
+        }
+    }
+}
+
 #[test]
 fn send_publishes_with_the_first_operator_key_and_never_prints_it() {
     for (status, body, code) in [

@@ -113,6 +113,12 @@ async fn the_tables_are_made_once_and_the_secrets_get_another_key() {
         assert!(status == Some(0) && said.contains("before: 0"), "{said}");
         let (status, said) = lockgate(&gateway, &["registry", "migrate"]);
         assert!(status == Some(0) && said.contains("already"), "{said}");
+        let (status, said) = lockgate(&gateway, &["registry", "migrate", "--json"]);
+        let versions: Value = serde_json::from_str(&said).unwrap();
+        assert!(
+            status == Some(0) && versions["before"] == versions["after"],
+            "{said}"
+        );
         gateway.add_replica().await;
         gateway.replica().ready().await;
         let (acme, document) = registered("acme").await;
@@ -133,6 +139,10 @@ async fn the_tables_are_made_once_and_the_secrets_get_another_key() {
             status == Some(0) && said.contains("1 had the first key"),
             "{said}"
         );
+        let (status, said) = lockgate(&gateway, &["tenant", "reseal", "--json"]);
+        let said: Value = serde_json::from_str(&said).unwrap();
+        let expected = json!({"resealed": 0, "current": 1, "failed": []});
+        assert_eq!((status, said), (Some(0), expected));
         let both = format!("[\"{NEXT_KEY}\", \"{KEY}\"]");
         edit(&gateway, &both, &format!("\"{NEXT_KEY}\""));
         gateway.add_replica().await;
@@ -149,6 +159,13 @@ async fn the_tables_are_made_once_and_the_secrets_get_another_key() {
             status == Some(1) && said.contains("registry.key does not list"),
             "{said}"
         );
+        let (status, said) = lockgate(&gateway, &["tenant", "reseal", "--json"]);
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((status, &said["resealed"]), (Some(1), &json!(0)));
+        let failed = &said["failed"][0];
+        assert_eq!(failed["tenant"], acme.name, "{said}");
+        let reason = failed["reason"].as_str().unwrap();
+        assert!(reason.contains("registry.key does not list"), "{said}");
     }
 }
 
