@@ -248,8 +248,9 @@ impl ServerParts {
         if let Some((control, _)) = self.deployment {
             critical.spawn(hear_the_deployment(control, self.fleet, self.reloader));
         }
-        let heartbeat = door.common.heartbeat.clone();
-        critical.spawn(async move { Ok(heartbeat.run().await) });
+        let (heartbeat, tenants) = (door.common.heartbeat.clone(), self.tenants.clone());
+        let drain_rate = move || tenants.config().server.drain.rate;
+        critical.spawn(async move { Ok(heartbeat.run(drain_rate).await) });
         let upkeep = Upkeep {
             tenants: self.tenants.clone(),
             occupancy: door.occupancy.clone(),

@@ -48,8 +48,6 @@ pub struct HeartbeatWheel {
     timeout: u32,
     /// `max_age` in ticks.
     max_age: Option<u32>,
-    /// The old sockets that one turn of the wheel may close, by `drain.rate`.
-    per_turn: f32,
     /// The old sockets that the wheel may close now; the fraction is carried over to the next turn.
     retiring: Mutex<f32>,
     /// The payload of all pings, random for each process. Only a pong that repeats it counts.
@@ -82,7 +80,6 @@ impl HeartbeatWheel {
             interval: ticks(config.heartbeat.interval),
             timeout: ticks(config.heartbeat.timeout),
             max_age: config.max_age.map(ticks),
-            per_turn: config.drain.rate as f32 * TICK.as_secs_f32(),
             retiring: Mutex::new(0.0),
             payload,
             ping: Frame::ping(&payload),
@@ -190,8 +187,9 @@ impl HeartbeatWheel {
         }
     }
 
-    /// Turns the wheel until the process ends.
-    pub async fn run(self: Arc<Self>) -> Infallible {
+    /// Turns the wheel until the process ends. `drain_rate` tells the old sockets that may close in a second
+    /// (`server.drain.rate`); it is asked at every turn, since a reload changes it.
+    pub async fn run(self: Arc<Self>, drain_rate: impl Fn() -> u32) -> Infallible {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -205,7 +203,7 @@ impl HeartbeatWheel {
             let stalled = (now - last) * 100 > STALL.as_millis() as u32;
             for tick in (last + 1)..=now {
                 self.tick.store(tick, Ordering::Relaxed);
-                self.turn(tick, stalled);
+                self.turn(tick, drain_rate(), stalled);
             }
             if !stalled {
                 self.unfinished.close_overdue(Instant::now());
@@ -213,13 +211,13 @@ impl HeartbeatWheel {
         }
     }
 
-    /// Checks the sockets of one slot.
-    fn turn(&self, tick: u32, stalled: bool) {
+    /// Checks the sockets of one slot. At most `per_second` close in a second for their age.
+    fn turn(&self, tick: u32, per_second: u32, stalled: bool) {
         let due = std::mem::take(&mut self.slots.lock()[tick as usize % SLOTS]);
         {
             // At most one socket is carried over, so that a quiet hour gives no credit for a burst.
             let mut retiring = self.retiring.lock();
-            *retiring = (*retiring).min(1.0) + self.per_turn;
+            *retiring = (*retiring).min(1.0) + per_second as f32 * TICK.as_secs_f32();
         }
         let now = UnixTime::now();
         // Any number of tokens may expire together.

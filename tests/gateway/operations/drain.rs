@@ -8,7 +8,8 @@ use serde_json::json;
 use crate::problem::{Problem, retry_after_ms, word};
 use crate::support::database::ALICE;
 use crate::support::socket::Socket;
-use crate::support::{Gateway, PATIENCE, Publisher, RedisServer, eventually, gateway};
+use crate::support::{Gateway, PATIENCE, Publisher, RedisServer, eventually, gateway, within};
+use crate::tenants::reload;
 
 const CHAT: &str = "/ws/chat/lobby/";
 
@@ -245,4 +246,27 @@ async fn sockets_that_reach_their_age_close_as_in_a_drain_and_make_room() {
     assert_eq!(replica.readyz().await.status, 200);
     // The replica goes on: a new socket has its whole age before it.
     assert!(gateway.open(CHAT).await.ping().await.is_empty());
+}
+
+/// Before, the rate of the start held until the restart: these forty would have taken as many seconds.
+#[tokio::test]
+async fn a_reloaded_rate_holds_for_old_sockets_too() {
+    let gateway = gateway()
+        .set("server.max_age", "1s")
+        .set("server.drain.rate", 1)
+        .tenant("acme")
+        .start()
+        .await;
+    let mut old = open_many(&gateway, 40).await;
+    reload::change(&gateway, |table| {
+        let drain = &mut table["server"]["drain"];
+        drain["rate"] = 1000.into();
+    });
+    reload::hang_up(&gateway, reload::APPLIED).await;
+    let ends = old.iter_mut().map(async |socket| {
+        let (code, reason) = socket.closed().await;
+        assert_eq!((code, word(&reason)), (1012, "max_age"));
+    });
+    let all = futures_util::future::join_all(ends);
+    within(PATIENCE, "the end of the old sockets", all).await;
 }
