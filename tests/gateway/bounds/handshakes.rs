@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::half_open;
+use crate::problem::Problem;
 use crate::support::database::ALICE;
+use crate::support::http::exchange;
 use crate::support::jwks::Jwks;
 use crate::support::socket::KEY;
 use crate::support::{Database, Gateway, PATIENCE, eventually, gateway, within};
@@ -223,6 +225,41 @@ async fn the_bytes_of_heads_are_counted_and_given_back() {
     eventually(PATIENCE, "heads are given back", async || {
         let held = replica.metrics().await.value(name, &labels);
         if held == 0.0 { Ok(()) } else { Err(held) }
+    })
+    .await;
+}
+
+/// An address over its handshakes is refused before its request is read, whatever it would have asked for.
+#[tokio::test]
+async fn an_address_over_its_handshakes_is_refused_before_its_request_is_read() {
+    let gateway = replica(&[("per_address.handshakes", 1)]).await;
+    let server = gateway.replica().server;
+    let ask = async || {
+        let answer = exchange(server, b"rubbish\r\n\r\n").await;
+        answer.expect("an answer").body().await
+    };
+    // Which of two connections is counted first is not known, so an attempt counts only if the first one had the place.
+    let refused = eventually(PATIENCE, "the first one has the place", async || {
+        let mut held = TcpStream::connect(server).await.unwrap();
+        held.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        let refused = ask().await;
+        held.write_all(b"Host: a\r\n\r\n").await.ok();
+        let mut answer = Vec::new();
+        let read = within(PATIENCE, "an answer", held.read_to_end(&mut answer)).await;
+        match read.is_ok() && answer.starts_with(b"HTTP/1.1 404 ") {
+            true if refused.status == 429 => Ok(refused),
+            _ => Err(refused),
+        }
+    })
+    .await;
+    Problem::new(429, "too_many_connections").is(&refused, "");
+    // The place is that of a handshake: once it is over, the next request is read.
+    eventually(PATIENCE, "the place is free", async || {
+        let answer = ask().await;
+        match answer.status {
+            400 => Ok(()),
+            _ => Err(answer),
+        }
     })
     .await;
 }
