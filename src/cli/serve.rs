@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::runtime::Runtime;
 
 use crate::config::{Config, LogConfig, TenantFiles};
+use crate::server::limits::forbid_core_dumps;
 use crate::server::{Ended, Options, Server, Signals};
 use crate::telemetry::{LogOutput, Telemetry};
 use crate::validation::{LoadOptions, Loaded};
@@ -29,6 +30,10 @@ pub(super) struct ServeArguments {
 }
 
 pub(super) fn run(path: Option<&Path>, arguments: &ServeArguments) -> ExitCode {
+    // Before the first secret is read.
+    if let Err(error) = forbid_core_dumps() {
+        super::complain(&format!("warning: core dumps stay possible: {error}"));
+    }
     let process = match GatewayProcess::begin() {
         Ok(process) => process,
         Err(status) => return status,

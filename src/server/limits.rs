@@ -1,4 +1,4 @@
-//! The limits of this process: file descriptors and memory.
+//! The limits of this process: file descriptors, memory and core dumps.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -37,6 +37,19 @@ pub(super) fn raise_descriptors() -> u64 {
         tracing::warn!(error = %error, "Could not raise the descriptor limit");
     }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Lets the kernel write no core dump of this process: tokens and keys are in its memory. The hard limit stays, so that an
+/// operator can allow one (`prlimit --core=unlimited --pid PID`).
+///
+/// # Errors
+/// If the system refuses.
+pub fn forbid_core_dumps() -> std::io::Result<()> {
+    let limit = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
+    Ok(setrlimit(Resource::Core, limit)?)
 }
 
 /// Makes room for as many descriptors in the kernel's table. It grows by doubling, and each time the process has several threads the

@@ -10,7 +10,8 @@ use toml::{Table, Value};
 
 use crate::support::database::ALICE;
 use crate::support::ports::free_port;
-use crate::support::replica::LOCKGATE;
+use crate::support::process::Program;
+use crate::support::replica::{LOCKGATE, Replica};
 use crate::support::socket::Dial;
 use crate::support::{
     Gateway, PATIENCE, Publisher, RedisServer, eventually, gateway, http, within,
@@ -306,4 +307,20 @@ async fn a_log_pipe_that_nobody_reads_harms_no_socket_and_tells_later_what_was_d
     let told = within(PATIENCE, "the line about dropped lines", told).await;
     assert!(told.unwrap().is_some());
     loud.serves(&gateway).await;
+}
+
+/// Before, a replica left one where its limit allowed it, with the tokens and keys in its memory.
+#[tokio::test]
+async fn a_replica_leaves_no_core_dump() {
+    let gateway = gateway().tenant("acme").write().await;
+    let allowed = "ulimit -S -c \"$(ulimit -H -c)\" && exec \"$@\"";
+    let program = Program::new("lockgate serve", "sh")
+        .args(["-c", allowed, "sh", LOCKGATE, "serve", "--config"])
+        .args([&gateway.config]);
+    let replica = Replica::run(program).await;
+    let path = format!("/proc/{}/limits", replica.process.pid.as_raw_nonzero());
+    let limits = std::fs::read_to_string(path).unwrap();
+    let core = { limits.lines() }.find_map(|line| line.strip_prefix("Max core file size"));
+    let soft = core.and_then(|limits| limits.split_whitespace().next());
+    assert_eq!(soft, Some("0"), "{limits}");
 }
