@@ -37,6 +37,16 @@ impl Caller {
             Caller::Confined(scopes) => scopes.contains(&scope),
         }
     }
+
+    /// Names the key of a call without telling anything of it: `operator key 1a2b3c4d` or `tenant key 1a2b3c4d`, with the
+    /// beginning of its digest (SHA-256).
+    pub(super) fn actor(&self, key: CallerKey) -> String {
+        let owner = match self {
+            Caller::Operator | Caller::Confined(_) => "operator",
+            Caller::Tenant(_) => "tenant",
+        };
+        format!("{owner} key {}", hex::encode(&key.0[..4]))
+    }
 }
 
 /// Refuses a tenant's key.
@@ -48,16 +58,9 @@ pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
     }
 }
 
-/// The key of a call, by which the audit of the registry names its caller.
+/// The key of a call, by which the log and the audit of the registry name its caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallerKey(pub(super) KeyDigest);
-
-impl CallerKey {
-    /// Names the key without telling anything of it: `operator key 1a2b3c4d`, the beginning of its digest (SHA-256).
-    pub(super) fn actor(&self) -> String {
-        format!("operator key {}", hex::encode(&self.0[..4]))
-    }
-}
 
 /// The digest of a key.
 pub(super) type KeyDigest = [u8; 32];

@@ -20,6 +20,7 @@ use crate::tenant::{Tenant, Tenants};
 mod at_work;
 mod body;
 mod book;
+mod call_line;
 mod call_rate;
 mod connections;
 mod groups;
@@ -46,6 +47,7 @@ pub use book::{
     BookProblem, ChangeOrder, Precondition, RegisteredTenant, StoredTenant, TenantBook,
     TenantMistake, TenantOfBook,
 };
+use call_line::CallLine;
 use call_rate::{CallRate, Payer};
 pub use keys::ApiKeys;
 use keys::Caller;
@@ -211,10 +213,18 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     // A call with an `Idempotency-Key` outlives this function if its client goes away.
     let at_work = Arc::new(at_work);
     request.extensions_mut().insert(at_work.clone());
+    let key = keys::CallerKey(key);
+    let mut line = CallLine::of(&request, scope, caller.actor(key));
+    if let Some(line) = &line {
+        request.extensions_mut().insert(line.revoked());
+    }
     request.extensions_mut().insert(caller);
-    request.extensions_mut().insert(keys::CallerKey(key));
+    request.extensions_mut().insert(key);
     let answer = next.run(request).await;
     drop(at_work);
+    if let Some(line) = &mut line {
+        line.answered(answer.status());
+    }
     answer
 }
 

@@ -222,7 +222,7 @@ pub(super) async fn put(
 ) -> Result<Response, ApiProblem> {
     let id = named(&caller, &name)?;
     let book = book_of(&state)?.clone();
-    let (order, _waits) = ordered(&headers, key)?;
+    let (order, _waits) = ordered(&headers, caller.actor(key))?;
     // In a task of its own, so that a change that has begun runs to its end, and is announced, even if its caller goes away.
     let task = async move {
         let stored = book.put(&id, Value::Object(document), order);
@@ -269,7 +269,7 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiProblem> {
     let id = named(&caller, &name)?;
     let book = book_of(&state)?.clone();
-    let (order, _waits) = ordered(&headers, key)?;
+    let (order, _waits) = ordered(&headers, caller.actor(key))?;
     let task = async move {
         if let Err(problem) = book.delete(&id, order).await {
             return refused(&id, problem);
@@ -326,11 +326,11 @@ async fn announce(state: &ApiState) -> Replicas {
 }
 
 /// Returns what a change needs, and what its handler holds while the caller waits.
-fn ordered(headers: &HeaderMap, key: CallerKey) -> Result<(ChangeOrder, Arc<()>), ApiProblem> {
+fn ordered(headers: &HeaderMap, actor: String) -> Result<(ChangeOrder, Arc<()>), ApiProblem> {
     let waits = Arc::new(());
     let order = ChangeOrder {
         condition: precondition::of(headers)?,
-        actor: key.actor(),
+        actor,
         caller: Arc::downgrade(&waits),
     };
     Ok((order, waits))

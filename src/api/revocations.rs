@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::body::JsonBody;
+use super::call_line::RevokedPart;
 use super::problem::ApiProblem;
 use super::user_ids::written;
 use super::{ApiState, PathTenant};
@@ -107,10 +108,12 @@ impl From<Gathered> for Closed {
 pub(super) async fn revoke(
     State(state): State<ApiState>,
     PathTenant(tenant): PathTenant,
+    Extension(revoked): Extension<RevokedPart>,
     JsonBody(body): JsonBody<Revocation>,
 ) -> Result<Json<Closed>, ApiProblem> {
     let started = Instant::now();
     let (target, exp) = body.target(&tenant).await?;
+    revoked.is(&target);
     let denied = tenant.revocations.deny(&target, exp).await;
     denied.map_err(|error| {
         tracing::error!(tenant.id = %tenant.id, error = %error, "A revocation could not be stored");

@@ -5,6 +5,7 @@ mod acl_namespaces;
 mod api;
 mod api_bounds;
 mod api_calls;
+mod call_lines;
 mod closes;
 mod command_line;
 mod denylist_remarks;
