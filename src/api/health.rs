@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRef, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::book::TenantBook;
-use super::keys::{ApiKeys, Caller};
+use super::keys::{self, ApiKeys, Caller};
 use super::problem;
 use super::scrape::{self, ScrapeState};
 use crate::config::KeyScope;
@@ -177,11 +177,8 @@ fn warnings(state: &AdminState) -> BTreeMap<String, Vec<String>> {
 }
 
 fn is_operator(api_keys: &ApiKeys, headers: &HeaderMap) -> bool {
-    let header = headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let key = header.and_then(|value| value.strip_prefix("Bearer "));
-    match key.and_then(|key| api_keys.find(key)) {
+    let caller = keys::presented(headers).and_then(|key| api_keys.find(&key));
+    match caller {
         None | Some(Caller::Tenant(_)) => false,
         Some(operator) => operator.has(KeyScope::TenantsRead),
     }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
 use sha2::{Digest, Sha256};
 
 use super::problem::ApiProblem;
@@ -12,7 +14,7 @@ use crate::ids::TenantId;
 
 /// The owner of a call's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub(super) enum Caller {
     /// An operator (`api.api_keys`), who may act for every tenant.
     Operator,
     /// An operator who may make some calls only (`api.confined_keys`).
@@ -23,7 +25,7 @@ pub enum Caller {
 
 impl Caller {
     /// Returns true if the key may act for this tenant, which need not exist.
-    pub fn may_act_for(&self, tenant: &str) -> bool {
+    pub(super) fn may_act_for(&self, tenant: &str) -> bool {
         match self {
             Caller::Operator | Caller::Confined(_) => true,
             Caller::Tenant(own) => own.as_str() == tenant,
@@ -31,7 +33,7 @@ impl Caller {
     }
 
     /// Returns true if the key may make calls of this scope. The calls that a tenant's key opens have no scopes for it.
-    pub fn has(&self, scope: KeyScope) -> bool {
+    pub(super) fn has(&self, scope: KeyScope) -> bool {
         match self {
             Caller::Operator | Caller::Tenant(_) => true,
             Caller::Confined(scopes) => scopes.contains(&scope),
@@ -61,6 +63,13 @@ pub(super) fn operators_only(caller: &Caller) -> Result<(), ApiProblem> {
 /// The key of a call, by which the log and the audit of the registry name its caller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallerKey(pub(super) KeyDigest);
+
+/// Returns the digest of the key in `Authorization: Bearer KEY`. The case of the scheme does not matter (RFC 9110 §11.1).
+pub(super) fn presented(headers: &HeaderMap) -> Option<KeyDigest> {
+    let header = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = header.split_once(' ')?;
+    { scheme.eq_ignore_ascii_case("bearer") }.then(|| digest(key.trim()))
+}
 
 /// The digest of a key.
 pub(super) type KeyDigest = [u8; 32];
@@ -119,12 +128,7 @@ impl ApiKeys {
     }
 
     /// Returns the owner of a key. It compares all keys, so that its time reveals nothing about them.
-    pub fn find(&self, key: &str) -> Option<Caller> {
-        self.find_digest(&digest(key))
-    }
-
-    /// Does the same as [`ApiKeys::find`] for the digest of a key.
-    pub(super) fn find_digest(&self, digest: &KeyDigest) -> Option<Caller> {
+    pub(super) fn find(&self, digest: &KeyDigest) -> Option<Caller> {
         let same = |known: &KeyDigest| verify_slices_are_equal(known, digest).is_ok();
         let known = self.0.load();
         known.keys.iter().fold(None, |found, (known, caller)| {
@@ -137,7 +141,7 @@ impl ApiKeys {
     }
 }
 
-pub(super) fn digest(key: &str) -> KeyDigest {
+fn digest(key: &str) -> KeyDigest {
     Sha256::digest(key.as_bytes()).into()
 }
 
@@ -154,15 +158,15 @@ mod tests {
         Arc::make_mut(own).api_keys = vec!["acme-acme-acme-acme-acme-acme-ac".into()];
         let keys = ApiKeys::new(&config);
         let tenant = keys
-            .find("acme-acme-acme-acme-acme-acme-ac")
+            .find(&digest("acme-acme-acme-acme-acme-acme-ac"))
             .expect("a known key");
         assert!(tenant.may_act_for("acme") && !tenant.may_act_for("other"));
         assert!(
-            keys.find("operator-operator-operator-operat")
+            keys.find(&digest("operator-operator-operator-operat"))
                 .expect("a known key")
                 .may_act_for("other")
         );
-        assert_eq!(keys.find("acme-acme-acme-acme-acme-acme-aC"), None);
-        assert_eq!(keys.find(""), None);
+        assert_eq!(keys.find(&digest("acme-acme-acme-acme-acme-acme-aC")), None);
+        assert_eq!(keys.find(&digest("")), None);
     }
 }

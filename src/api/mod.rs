@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
-use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -180,18 +179,10 @@ pub fn router(state: ApiState) -> Router {
 
 /// Refuses calls without a known key, those over the rate and those of a caller with too many under way. Passes the owner of the key to the handler.
 async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let header = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let key = header
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let Some((_, key)) = key else {
+    let Some(key) = keys::presented(request.headers()) else {
         return ApiProblem::KeyMissing.into_response();
     };
-    let key = keys::digest(key.trim());
-    let Some(caller) = state.api_keys.find_digest(&key) else {
+    let Some(caller) = state.api_keys.find(&key) else {
         // The tenants that are not known yet have keys too.
         let refusal = match state.tenants.is_incomplete() {
             true => ApiProblem::TenantUnavailable,

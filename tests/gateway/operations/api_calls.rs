@@ -413,6 +413,20 @@ async fn the_documented_calls_withstand_a_fuzzer() {
     assert_eq!(gateway.replica().readyz().await.status, 200);
 }
 
+/// `/readyz` used to know no other case of the scheme than `Bearer`, unlike the API.
+#[tokio::test]
+async fn the_scheme_of_a_key_has_any_case_on_both_listeners() {
+    let gateway = gateway().tenant("acme").start().await;
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        let key = format!("{scheme} {}", gateway.api_key);
+        let headers = [("Authorization", key.as_str())];
+        let ready = request(gateway.replica().admin, "GET", "/readyz", &headers, "").await;
+        assert!(ready.json()["tenants"].is_object(), "{ready:?}");
+        let listed = request(gateway.replica().api, "GET", "/v1/tenants", &headers, "").await;
+        assert_eq!(listed.status, 200, "{listed:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_reload_is_announced_and_a_mistake_is_not() {
     // Of its own: the deployment's channel is everybody's on one Redis.
