@@ -11,9 +11,7 @@ use axum::routing::{get, post};
 
 use futures_util::future::BoxFuture;
 
-use crate::channel_layer::Control;
 use crate::fleet::Fleet;
-use crate::stores::key_store::KeyStore;
 use crate::tenant::{Tenant, Tenants};
 
 mod at_work;
@@ -71,8 +69,6 @@ pub struct ApiState {
 pub struct Deployment {
     /// Reloads the configuration of this replica.
     pub reload: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
-    /// The channel of all replicas, and the store of their registry; `None` without a `[redis]`.
-    pub control: Option<(Arc<Control>, KeyStore)>,
     /// The tenants of the registry; `None` without one.
     pub book: Option<Arc<dyn TenantBook>>,
 }

@@ -294,10 +294,10 @@ async fn to_its_end(change: impl Future<Output = Response> + Send + 'static) -> 
 
 /// Tells all replicas to look at the registry, and returns those that have.
 async fn announce(state: &ApiState) -> Replicas {
-    let Some((control, key_store)) = &state.deployment.control else {
+    let Some(line) = state.fleet.deployment() else {
         return Replicas::only_one();
     };
-    let circle = Circle::of_deployment(key_store, control);
+    let circle = Circle::of_deployment(&line);
     match state.fleet.ask(circle, Op::Registry).await {
         Ok(gathered) => {
             if gathered.replicas.expected.is_none() {

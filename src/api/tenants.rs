@@ -233,12 +233,14 @@ pub(super) async fn reload(
     NoBody: NoBody,
 ) -> Result<Json<Reloaded>, ApiProblem> {
     operators_only(&caller)?;
+    // A reload may move the line, and the others hear the one before until they have reloaded.
+    let before = state.fleet.deployment();
     (state.deployment.reload)()
         .await
         .map_err(|_| ApiProblem::ConfigurationNotValid)?;
     let troubles = state.tenants.file_troubles();
     let degraded = troubles.iter().map(NotAsWritten::from).collect();
-    let Some((control, key_store)) = &state.deployment.control else {
+    let Some(line) = before.or_else(|| state.fleet.deployment()) else {
         return Ok(Json(Reloaded {
             applied: 1,
             refused: Vec::new(),
@@ -249,7 +251,7 @@ pub(super) async fn reload(
     };
     let asked = state
         .fleet
-        .ask(Circle::of_deployment(key_store, control), Op::Reload)
+        .ask(Circle::of_deployment(&line), Op::Reload)
         .await;
     let gathered = asked.map_err(|error| {
         tracing::warn!(error = %error, "A reload could not be announced");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -23,12 +23,15 @@ use crate::stores::redis_keys;
 use answer::Answer;
 use message::{Command, NotCarried, Op};
 use registry::Registered;
+use serve::Wishes;
 
+pub use deployment::DeploymentLine;
 pub use registry::{Doubt, ReplicaRegistry};
 pub use reply::{Reply, reply_channel};
-pub use serve::{serve_deployment, serve_replies};
+pub use serve::{hear_deployment, serve_deployment, serve_replies};
 
 pub mod answer;
+mod deployment;
 pub mod message;
 mod registry;
 mod reply;
@@ -54,12 +57,12 @@ impl<'a> Circle<'a> {
         }
     }
 
-    /// Returns all replicas of the deployment; `keys` holds their list.
-    pub fn of_deployment(key_store: &'a KeyStore, control: &'a Control) -> Self {
+    /// Returns all replicas of the deployment that take part in this line.
+    pub fn of_deployment(line: &'a DeploymentLine) -> Self {
         Self {
             list: redis_keys::REPLICAS.to_owned(),
-            key_store,
-            control,
+            key_store: &line.key_store,
+            control: &line.control,
         }
     }
 }
@@ -156,6 +159,10 @@ pub struct Fleet {
     registry: Arc<ReplicaRegistry>,
     /// The time limit for answers (`api.timeout`).
     timeout: ArcSwap<Duration>,
+    /// The line of all replicas; `None` without a `[redis]`.
+    deployment: ArcSwapOption<DeploymentLine>,
+    /// The requests of others that came on it.
+    wishes: Wishes,
     /// The questions that wait for answers, by their ids.
     waiting: Mutex<HashMap<String, mpsc::Sender<Answer>>>,
 }
@@ -169,6 +176,8 @@ impl Fleet {
         Arc::new(Self {
             registry,
             timeout: ArcSwap::from_pointee(timeout),
+            deployment: ArcSwapOption::empty(),
+            wishes: Wishes::default(),
             waiting: Mutex::default(),
         })
     }

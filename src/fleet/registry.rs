@@ -17,6 +17,7 @@ use redis::RedisResult;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::deployment::DeploymentStores;
 use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::{ReplicaId, TenantId};
@@ -86,8 +87,8 @@ pub struct ReplicaRegistry {
     stores: Mutex<Stores>,
     /// Entries to remove, because the replica has no more sockets of these tenants.
     left: Mutex<Stores>,
-    /// The store of the deployment's own keys.
-    deployment: Mutex<Option<KeyStore>>,
+    /// The stores of the deployment's own keys.
+    deployment: Mutex<DeploymentStores>,
     /// By the keys of the lists. Two stores may have a list of one name while a reload moves a tenant; a doubt about either
     /// is one about both.
     standings: Mutex<BTreeMap<String, ListEntry>>,
@@ -141,9 +142,19 @@ impl ReplicaRegistry {
         self.renew_now.notify_one();
     }
 
-    /// Sets the store in which to keep an entry among the replicas of the deployment.
-    pub fn set_deployment(&self, store: KeyStore) {
-        *self.deployment.lock() = Some(store);
+    /// Sets the stores in which to keep an entry among the replicas of the deployment: the present one, and then those that it is
+    /// about to leave. It leaves the others.
+    pub fn set_deployment(&self, stores: Vec<KeyStore>) {
+        if self.deployment.lock().replace(stores) {
+            // The others enter the new list with their own reloads, so for a moment it does not tell all.
+            let entry = ListEntry {
+                lost_at: Some(Instant::now()),
+                ..ListEntry::default()
+            };
+            let list = redis_keys::REPLICAS.to_owned();
+            self.standings.lock().insert(list, entry);
+        }
+        self.renew_now.notify_one();
     }
 
     /// Renews the entries until the replica leaves, and waits then until the task is dropped.
@@ -177,21 +188,31 @@ impl ReplicaRegistry {
                 .iter()
                 .map(|(store, tenants)| self.renew_in(store, tenants));
             futures_util::future::join_all(signs).await;
-            let deployment = self.deployment.lock().clone();
-            if let Some(redis) = deployment.as_ref().and_then(KeyStore::redis) {
-                self.enter_lists(redis, &[redis_keys::REPLICAS.to_owned()])
-                    .await;
-            }
+            self.renew_deployment().await;
+        }
+    }
+
+    /// Renews the entries among the replicas of the deployment.
+    async fn renew_deployment(&self) {
+        let (entered, left) = self.deployment.lock().due();
+        let list = [redis_keys::REPLICAS.to_owned()];
+        // The present one is the first: it adds this replica, and a later addition would look like the loss of the list.
+        for redis in entered.iter().filter_map(KeyStore::redis) {
+            self.enter_lists(redis, &list).await;
+        }
+        for redis in left.iter().filter_map(KeyStore::redis) {
+            // If the removal fails, the others strike the entry out once the sign of life has expired.
+            drop(self.each_of(redis, "SREM", &list).await);
         }
     }
 
     /// Returns the stores that have its sign of life: those of tenants, and the deployment's also while it has no tenant.
     fn all_stores(&self) -> Stores {
         let mut stores = self.stores.lock().clone();
-        let deployment = self.deployment.lock().clone();
-        let is_new = |store: &KeyStore| !stores.iter().any(|(known, _)| known.is_same(store));
-        if let Some(store) = deployment.filter(is_new) {
-            stores.push((store, BTreeSet::new()));
+        for store in self.deployment.lock().entered() {
+            if !stores.iter().any(|(known, _)| known.is_same(store)) {
+                stores.push((store.clone(), BTreeSet::new()));
+            }
         }
         stores
     }
@@ -335,7 +356,7 @@ impl ReplicaRegistry {
         self.leaving.send_replace(true);
         let stores = self.all_stores();
         self.stores.lock().clear();
-        let deployment = self.deployment.lock().take();
+        let mut deployment = std::mem::take(&mut *self.deployment.lock());
         // A renewal that is under way ends here. It could write the sign of life again behind its removal.
         let _turn = self.writing.lock().await;
         let goodbyes = stores.iter().map(|(store, tenants)| async move {
@@ -348,7 +369,8 @@ impl ReplicaRegistry {
             drop(self.in_sets(redis, "SREM", tenants).await);
         });
         futures_util::future::join_all(goodbyes).await;
-        if let Some(redis) = deployment.as_ref().and_then(KeyStore::redis) {
+        let (entered, left) = deployment.due();
+        for redis in entered.iter().chain(&left).filter_map(KeyStore::redis) {
             let list = [redis_keys::REPLICAS.to_owned()];
             drop(self.each_of(redis, "SREM", &list).await);
         }
@@ -450,7 +472,7 @@ mod tests {
     #[tokio::test]
     async fn a_replica_that_leaves_renews_nothing() {
         let registry = ReplicaRegistry::new(ReplicaId::random());
-        registry.set_deployment(KeyStore::Memory(Arc::default()));
+        registry.set_deployment(vec![KeyStore::Memory(Arc::default())]);
         let turn = registry.writing.lock().await;
         registry.renew_now.notify_one();
         let mut renewals = pin!(registry.clone().run());

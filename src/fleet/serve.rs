@@ -53,35 +53,27 @@ async fn give_way(left: &mut usize, bytes: usize) {
     }
 }
 
-/// Acts on the messages of the deployment's control channel. Never returns. `reload` reads the configuration again; its
-/// error names the faults, and otherwise it returns how much is not served as the files say. `look` reads what has changed in
-/// the registry.
-pub async fn serve_deployment<F, R, G, L>(
-    control: Arc<Control>,
-    fleet: Arc<Fleet>,
-    reload: F,
-    look: G,
-) -> Infallible
+/// Carries out the requests of other replicas to all. Never returns. `reload` reads the configuration again; its error names
+/// the faults, and otherwise it returns how much is not served as the files say. `look` reads what has changed in the registry.
+pub async fn serve_deployment<F, R, G, L>(fleet: Arc<Fleet>, reload: F, look: G) -> Infallible
 where
     F: Fn() -> R,
     R: Future<Output = Result<Option<u64>, String>>,
     G: Fn() -> L,
     L: Future<Output = Result<Option<u64>, String>>,
 {
-    let (reloads, looks) = (Reloads::default(), Reloads::default());
+    let Wishes { reloads, looks } = &fleet.wishes;
     tokio::select! {
-        never = hear(&control, &fleet, &reloads, &looks) => never,
         never = reloads.run(reload) => never,
         never = looks.run(look) => never,
     }
 }
 
-async fn hear(
-    control: &Arc<Control>,
-    fleet: &Arc<Fleet>,
-    reloads: &Reloads,
-    looks: &Reloads,
-) -> Infallible {
+/// Takes the messages of a control channel of the deployment. Never returns.
+pub async fn hear_deployment(control: Arc<Control>, fleet: Arc<Fleet>) -> Infallible {
+    // The link remembers the subscription after a failure and retries it.
+    drop(control.open().await);
+    let Wishes { reloads, looks } = &fleet.wishes;
     let (mut told, mut left) = (false, TURN);
     loop {
         let Heard::Message(bytes) = control.next().await else {
@@ -94,7 +86,7 @@ async fn hear(
                 id,
                 reply,
             }) => {
-                let reply = Reply::new(fleet, control, (id, reply), ANSWERS_PER_SECOND);
+                let reply = Reply::new(&fleet, &control, (id, reply), ANSWERS_PER_SECOND);
                 if reply.is_own() {
                     // This replica asked, and it applied its files, or the change, before it asked.
                     reply.send(|_| {});
@@ -116,6 +108,15 @@ async fn hear(
             }
         }
     }
+}
+
+/// The requests that came on the lines of the deployment: one may come on two, of before and after a reload that moved it.
+#[derive(Default)]
+pub(super) struct Wishes {
+    /// To read the configuration again.
+    reloads: Reloads,
+    /// To read the registry again.
+    looks: Reloads,
 }
 
 /// Requests to read the configuration or the registry again. Those that come during a reading share the next one.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::api::ApiKeys;
 use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors, FileMarks, TenantFiles};
-use crate::fleet::Fleet;
+use crate::fleet::{DeploymentLine, Fleet};
 use crate::heavy::spawn_nicely;
 use crate::hosts::HostTable;
 use crate::metrics;
@@ -169,15 +169,19 @@ impl Reloader {
         let (builder, before) = (self.builder.clone(), self.tenants.clone());
         let registry = self.registry.clone();
         let applied = { sources.is_some() }.then(|| self.state.lock().files.clone());
+        let lines = self.tenancy.deployment();
         let built = tokio::task::spawn_blocking(move || {
             let built = build(&builder, registry.as_deref(), files, &before)?;
-            let lost = applied.and_then(|applied| built.files.lost_since(&applied));
-            lost.map_or(Ok(built), Err)
+            if let Some(lost) = applied.and_then(|applied| built.files.lost_since(&applied)) {
+                return Err(lost);
+            }
+            let line = builder.lock().deployment(&built.of_files, &lines)?;
+            Ok((built, line))
         });
         let built = built
             .await
             .ok()
-            .map(|built| built.map(|built| self.serve(built, sources)));
+            .map(|built| built.map(|(built, line)| self.serve(built, line, sources)));
         if !matches!(built, Some(Ok(())))
             && let Some(registry) = &self.registry
         {
@@ -187,7 +191,12 @@ impl Reloader {
         built
     }
 
-    fn serve(&self, built: BuiltTenants, sources: Option<(Vec<PathBuf>, FileMarks)>) {
+    fn serve(
+        &self,
+        built: BuiltTenants,
+        line: Option<Arc<DeploymentLine>>,
+        sources: Option<(Vec<PathBuf>, FileMarks)>,
+    ) {
         let is_complete = !built.is_incomplete;
         record_troubles(&built.files, &self.tenants);
         {
@@ -198,6 +207,7 @@ impl Reloader {
             (state.config, state.files) = (built.of_files, built.files);
         }
         let mut builder = self.builder.lock();
+        self.tenancy.take_part(line, &builder);
         self.tenancy.serve(built.serving, &builder, &built.config);
         builder.forget_unused();
         drop(builder);

@@ -21,7 +21,6 @@ use super::{Addresses, Options, listen, on_demand, readiness, watch};
 use crate::api::health::{AdminState, Progress};
 use crate::api::{ApiKeys, ApiState, Deployment, ScrapeState, TenantBook};
 use crate::budget::MemoryBudget;
-use crate::channel_layer::Control;
 use crate::config::Config;
 use crate::fleet::{self, Fleet};
 use crate::ids::ReplicaId;
@@ -35,7 +34,6 @@ use crate::socket::heartbeat::HeartbeatWheel;
 use crate::socket::per_address::AddressBudgets;
 use crate::socket::registration::Occupancy;
 use crate::socket::{Common, Door};
-use crate::stores::key_store::KeyStore;
 use crate::tasks;
 use crate::tenant::build::Builder;
 use crate::tenant::{Tenancy, Tenants};
@@ -84,8 +82,6 @@ pub(super) struct ServerParts {
     strict: bool,
     fleet: Arc<Fleet>,
     api_keys: Arc<ApiKeys>,
-    /// The control channel of all replicas, and the store of their registry.
-    deployment: Option<(Arc<Control>, KeyStore)>,
     budget: Arc<MemoryBudget>,
     series: Arc<TenantSeries>,
 }
@@ -113,13 +109,8 @@ impl ServerParts {
         }
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
         let api_keys = Arc::new(ApiKeys::new(&built.config));
-        let deployment = config.redis.url.as_ref();
-        let trust = config.deployment_trust();
-        let deployment = deployment.map(|url| builder.lock().deployment(url, &trust));
-        let deployment = deployment.transpose()?;
-        if let Some(deployment) = &deployment {
-            tenancy.take_part(deployment.clone(), &builder.lock());
-        }
+        let line = builder.lock().deployment(&config, &[])?;
+        tenancy.take_part(line, &builder.lock());
         let budget = builder.lock().budget().clone();
         let series = builder.lock().series().clone();
         budget.set_most(limits::queue_bound(config.server.max_queue_bytes));
@@ -157,7 +148,6 @@ impl ServerParts {
             strict: options.strict,
             fleet,
             api_keys,
-            deployment,
             budget,
             series,
         })
@@ -217,7 +207,6 @@ impl ServerParts {
                     reloaded.map(drop).map_err(|error| error.to_string())
                 })
             }),
-            control: self.deployment.clone(),
             book: self.book.clone(),
         };
         let (tenants, api_keys) = (self.tenants.clone(), self.api_keys.clone());
@@ -245,9 +234,7 @@ impl ServerParts {
             critical.spawn(async move { Ok(on_demand::let_go(letting_go, keep).await) });
         }
         critical.spawn(async move { Ok(watch::run(watching).await) });
-        if let Some((control, _)) = self.deployment {
-            critical.spawn(hear_the_deployment(control, self.fleet, self.reloader));
-        }
+        critical.spawn(serve_deployment(self.fleet, self.reloader));
         let (heartbeat, tenants) = (door.common.heartbeat.clone(), self.tenants.clone());
         let drain_rate = move || tenants.config().server.drain.rate;
         critical.spawn(async move { Ok(heartbeat.run(drain_rate).await) });
@@ -280,14 +267,11 @@ impl ServerParts {
     }
 }
 
-/// Carries out the messages of the deployment's control channel.
-async fn hear_the_deployment(
-    control: Arc<Control>,
+/// Carries out the requests to all replicas.
+async fn serve_deployment(
     fleet: Arc<Fleet>,
     reloader: Arc<Reloader>,
 ) -> anyhow::Result<Infallible> {
-    // The link remembers the subscription after a failure and retries it.
-    drop(control.open().await);
     let registry = reloader.clone();
     let reload = move || {
         let reloader = reloader.clone();
@@ -304,5 +288,5 @@ async fn hear_the_deployment(
             looked.map(|()| None).map_err(|error| error.to_string())
         }
     };
-    Ok(fleet::serve_deployment(control, fleet, reload, look).await)
+    Ok(fleet::serve_deployment(fleet, reload, look).await)
 }

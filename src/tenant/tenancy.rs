@@ -1,7 +1,7 @@
 //! Starts, replaces and ends the tenants of one configuration after another.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ use super::{Making, Makings, RouteParts, Tenant, Tenants, look, obey, upkeep, wo
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
 use crate::config::Config;
-use crate::fleet::{self, Fleet, ReplicaRegistry, reply_channel};
+use crate::fleet::{self, DeploymentLine, Fleet, ReplicaRegistry, reply_channel};
 use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
@@ -24,6 +24,9 @@ use crate::tasks::{self, Task};
 
 /// Longest wait for the sockets of a leaving tenant once all were told to close: a socket's own closing time and a margin.
 const LAST_SOCKETS: Duration = Duration::from_secs(10);
+/// The time for which a replica takes part in the line of the deployment that a reload has replaced; the time limit of a
+/// question is added. The others may reload later, and the reload is announced on the line that they hear.
+const LAST_QUESTIONS: Duration = Duration::from_secs(30);
 /// Pause between checks whether the sockets are gone.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -54,8 +57,8 @@ pub struct Tenancy {
     hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
     /// One channel of answers for each link that carries control channels.
     replies: Mutex<Vec<(Arc<Control>, Task)>>,
-    /// The deployment's control channel, and the store of its keys.
-    deployment: OnceLock<(Arc<Control>, KeyStore)>,
+    /// The lines of the deployment, each with the task that hears it: the present one, and those that it replaced a moment ago.
+    deployment: Mutex<Vec<(Arc<DeploymentLine>, Task)>>,
 }
 
 impl Tenancy {
@@ -72,15 +75,62 @@ impl Tenancy {
             running: Mutex::default(),
             hearing: Mutex::default(),
             replies: Mutex::default(),
-            deployment: OnceLock::new(),
+            deployment: Mutex::default(),
         })
     }
 
-    /// Takes part in what is asked on the deployment's control channel, also while no tenant is made. Call it once.
-    pub fn take_part(&self, deployment: (Arc<Control>, KeyStore), builder: &Builder) {
-        self.registry.set_deployment(deployment.1.clone());
-        drop(self.deployment.set(deployment));
+    /// Returns the lines of the deployment in which this replica takes part.
+    pub fn deployment(&self) -> Vec<Arc<DeploymentLine>> {
+        let lines = self.deployment.lock();
+        lines.iter().map(|(line, _)| line.clone()).collect()
+    }
+
+    /// Takes part in what is asked on this line of the deployment, also while no tenant is made. The line before is heard for a
+    /// while longer.
+    pub fn take_part(self: &Arc<Self>, line: Option<Arc<DeploymentLine>>, builder: &Builder) {
+        let before = self.fleet.deployment();
+        if same_line(before.as_ref(), line.as_ref()) {
+            return;
+        }
+        if let Some(line) = &line {
+            let mut lines = self.deployment.lock();
+            if !lines.iter().any(|(known, _)| Arc::ptr_eq(known, line)) {
+                let hearing = fleet::hear_deployment(line.control.clone(), self.fleet.clone());
+                let task = tasks::lasting("the deployment's control channel", hearing);
+                lines.push((line.clone(), task));
+            }
+        }
+        self.fleet.set_deployment(line);
+        self.enter_deployment();
         self.take_replies(builder);
+        if let Some(before) = before {
+            let tenancy = self.clone();
+            tasks::brief(async move {
+                tokio::time::sleep(LAST_QUESTIONS + tenancy.fleet.timeout()).await;
+                tenancy.leave_line(&before);
+            });
+        }
+    }
+
+    /// Enters the lists of the lines in which this replica takes part, the present one first.
+    fn enter_deployment(&self) {
+        let present = self.fleet.deployment();
+        let mut lines = self.deployment();
+        lines.sort_by_key(|line| !same_line(Some(line), present.as_ref()));
+        let stores = lines.iter().map(|line| line.key_store.clone());
+        self.registry.set_deployment(stores.collect());
+    }
+
+    /// Leaves a line of the deployment, unless another reload has come back to it.
+    fn leave_line(&self, left: &Arc<DeploymentLine>) {
+        if same_line(Some(left), self.fleet.deployment().as_ref()) {
+            return;
+        }
+        let mut lines = self.deployment.lock();
+        lines.retain(|(line, _)| !Arc::ptr_eq(line, left));
+        drop(lines);
+        self.enter_deployment();
+        self.let_replies_go(&self.controls());
     }
 
     /// Serves the tenants of a configuration. New tenants start, removed and moved ones leave, and sockets of removed or
@@ -284,21 +334,32 @@ impl Tenancy {
         }
     }
 
-    /// One channel of answers for each link.
-    fn take_replies(&self, builder: &Builder) {
+    /// Returns the control channels on which this replica may ask, with the stores of their servers.
+    fn controls(&self) -> Vec<(Arc<Control>, KeyStore)> {
         let tenants = self.tenants.with_sockets();
         let of_tenants = tenants.iter();
-        let of_tenants = of_tenants.map(|tenant| (&tenant.control, &tenant.key_store));
-        let of_deployment = self
-            .deployment
-            .get()
-            .map(|(control, store)| (control, store));
-        let controls: Vec<_> = of_tenants.chain(of_deployment).collect();
-        let mut replies = self.replies.lock();
+        let of_tenants =
+            of_tenants.map(|tenant| (tenant.control.clone(), tenant.key_store.clone()));
+        let lines = self.deployment();
+        let of_deployment = lines.iter();
+        let of_deployment =
+            of_deployment.map(|line| (line.control.clone(), line.key_store.clone()));
+        of_tenants.chain(of_deployment).collect()
+    }
+
+    /// Ends the channels of answers of links that carry none of these control channels.
+    fn let_replies_go(&self, controls: &[(Arc<Control>, KeyStore)]) {
         let is_used = |reply: &Control| {
             { controls.iter() }.any(|(control, _)| control.shares_line_with(reply))
         };
-        replies.retain(|(reply, _)| is_used(reply));
+        self.replies.lock().retain(|(reply, _)| is_used(reply));
+    }
+
+    /// One channel of answers for each link.
+    fn take_replies(&self, builder: &Builder) {
+        let controls = self.controls();
+        self.let_replies_go(&controls);
+        let mut replies = self.replies.lock();
         for (control, key_store) in &controls {
             let known = |(reply, _): &(Arc<Control>, Task)| control.shares_line_with(reply);
             if !replies.iter().any(known) {
@@ -351,6 +412,10 @@ impl Tenancy {
             drop(leaving);
         });
     }
+}
+
+fn same_line(one: Option<&Arc<DeploymentLine>>, other: Option<&Arc<DeploymentLine>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
 }
 
 async fn emptied(hub: &Hub) {

@@ -16,9 +16,10 @@ use crate::auth::denylist::UnreadableNotice;
 use crate::budget::MemoryBudget;
 use crate::channel_layer::Control;
 use crate::coherence::Coherence;
-use crate::config::{Config, Effective, Secret, TenantConfig, Trust, UsersFrom};
+use crate::config::{Config, Effective, TenantConfig, UsersFrom};
 use crate::consumer::{Registry, TenantScope};
 use crate::error::Dependency;
+use crate::fleet::DeploymentLine;
 use crate::group_rules::GroupRules;
 use crate::hosts::HostTable;
 use crate::hub::Hub;
@@ -199,18 +200,31 @@ impl Builder {
         self.links.forget_unused();
     }
 
-    /// Returns the control channel of the deployment and the store of its keys, on the server at `url`.
+    /// Returns the line of the deployment on the server of `[redis]`, a known one if it is there; `None` without a `[redis]`.
     ///
     /// # Errors
-    /// If the URL is invalid or its TLS cannot be set up.
+    /// [`NotBuilt`] if the URL is invalid or its TLS cannot be set up.
     pub fn deployment(
         &mut self,
-        url: &Secret,
-        trust: &Trust,
-    ) -> anyhow::Result<(Arc<Control>, KeyStore)> {
-        let key_store = KeyStore::Redis(self.links.redis(url, trust, Dependency::Redis)?);
-        let control = self.control(&key_store, redis_keys::DEPLOYMENT_CONTROL);
-        Ok((Arc::new(control), key_store))
+        config: &Config,
+        known: &[Arc<DeploymentLine>],
+    ) -> Result<Option<Arc<DeploymentLine>>, NotBuilt> {
+        let Some(url) = &config.redis.url else {
+            return Ok(None);
+        };
+        let store = self
+            .links
+            .redis(url, &config.deployment_trust(), Dependency::Redis);
+        let store = store.map_err(|why| NotBuilt { tenant: None, why })?;
+        let key_store = KeyStore::Redis(store);
+        if let Some(same) = known
+            .iter()
+            .find(|known| known.key_store.is_same(&key_store))
+        {
+            return Ok(Some(same.clone()));
+        }
+        let control = Arc::new(self.control(&key_store, redis_keys::DEPLOYMENT_CONTROL));
+        Ok(Some(Arc::new(DeploymentLine { control, key_store })))
     }
 
     /// Returns the control channel `name` on the server of `keys`.

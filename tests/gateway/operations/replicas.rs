@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::database::ALICE;
 use crate::support::http::Response;
 use crate::support::{Database, Gateway, RedisServer, eventually, gateway};
+use crate::tenants::reload::change;
 
 const CHAT: &str = "/ws/chat/lobby/";
 /// A list is believed again ten seconds after its loss.
@@ -160,4 +161,37 @@ async fn all_calls_tell_that_replicas_cannot_be_counted() {
     assert!(asked.value("lockgate_replicas_unknown_total", &labels) >= 7.0);
     gateway.replicas[0].process.signal(Signal::CONT);
     acquainted(&gateway).await;
+}
+
+/// The channel of all replicas used to stay on the Redis of the start: a reload that moved the tenants left it there, and the next
+/// one reached no other replica once the old server was gone.
+#[tokio::test]
+async fn a_reload_moves_the_channel_of_all_replicas_to_another_redis() {
+    let (old, new) = (RedisServer::start().await, RedisServer::start().await);
+    let gateway = gateway()
+        .redis(&old.url())
+        .replicas(2)
+        .tenant("acme")
+        .start()
+        .await;
+    gateway.know_each_other().await;
+    change(&gateway, |table| table["redis"]["url"] = new.url().into());
+    // It reaches the replica that still hears the old channel.
+    let answer = call(&gateway, "POST", "/v1/reload", &Value::Null).await;
+    assert_eq!(answer.json()["applied"], 2, "{answer:?}");
+    old.kill();
+    let all = json!({"expected": 2, "confirmed": 2, "missing": []});
+    eventually(MENDED_WITHIN, "both are on the new one", async || {
+        let answer = call(&gateway, "POST", "/v1/reload", &Value::Null).await;
+        match (
+            answer.json()["replicas"] == all,
+            answer.json()["applied"].as_u64(),
+        ) {
+            (true, Some(2)) => Ok(()),
+            _ => Err(answer),
+        }
+    })
+    .await;
+    let listed: u64 = new.command(&["SCARD", "lockgate::replicas"]).await;
+    assert_eq!(listed, 2);
 }

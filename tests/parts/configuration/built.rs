@@ -120,11 +120,9 @@ async fn build(config: &Config) -> Result<(), String> {
         &ReplicaId::random(),
         SharedMemory::default(),
     );
-    if let Some(url) = &config.redis.url {
-        builder
-            .deployment(url, &config.deployment_trust())
-            .map_err(|error| format!("{error:#}"))?;
-    }
+    builder
+        .deployment(config, &[])
+        .map_err(|error| format!("{error:#}"))?;
     let built = builder.serving(config, &Tenants::default(), &Makings::default());
     built.map(drop).map_err(|error| format!("{error:#}"))
 }
