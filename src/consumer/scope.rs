@@ -82,7 +82,7 @@ impl Scope {
 
     /// Returns a claim of the token, that of the last refresh if there was one; `None` if the token does not have it.
     pub fn claim(&self, name: &str) -> Option<serde_json::Value> {
-        let claims = self.claims_text();
+        let claims = self.claims_json();
         let claims: std::collections::HashMap<&str, &RawValue> =
             serde_json::from_str(&claims).ok()?;
         serde_json::from_str(claims.get(name)?.get()).ok()
@@ -90,13 +90,10 @@ impl Scope {
 
     /// Returns the claims as the token's JSON text; an empty object for a socket without a token.
     pub fn claims_json(&self) -> Cow<'_, str> {
-        self.claims_text()
-    }
-
-    fn claims_text(&self) -> Cow<'_, str> {
-        self.claims
-            .as_ref()
-            .map_or_else(Cow::default, |claims| claims.text())
+        match &self.claims {
+            Some(claims) => claims.text(),
+            None => Cow::Borrowed("{}"),
+        }
     }
 
     /// Returns the path of the request, percent-decoded, with its leading slash.
@@ -139,7 +136,7 @@ impl Scope {
             user = self
                 .user()
                 .map_or_else(Cow::default, |user| user.fields.text());
-            claims = self.claims_text();
+            claims = self.claims_json();
         }
         template.render(&TemplateValues {
             tenant: self.tenant(),
@@ -147,5 +144,34 @@ impl Scope {
             user: &user,
             claims: &claims,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::hub::Profile;
+
+    /// The claims of an anonymous socket used to be an empty text, which no reader of JSON takes.
+    #[test]
+    fn the_claims_of_a_socket_without_a_token_are_an_empty_object() {
+        let scope = |claims: Option<&str>| Scope {
+            of_tenant: Arc::new(TenantScope {
+                tenant: "acme".parse().unwrap(),
+                routes: Arc::new(Routes::parse(&[]).unwrap()),
+                channel_prefix: "".into(),
+            }),
+            user: None,
+            claims: claims.map(|text| Box::new(PackedObject::new(text))),
+            client: Ipv4Addr::LOCALHOST.to_ipv6_mapped(),
+            member: Member::new(Profile::default()),
+        };
+        assert_eq!(scope(None).claims_json(), "{}");
+        assert_eq!(scope(None).claim("sub"), None);
+        let with = scope(Some(r#"{"sub":1}"#));
+        assert_eq!(with.claims_json(), r#"{"sub":1}"#);
+        assert_eq!(with.claim("sub"), Some(1.into()));
     }
 }
