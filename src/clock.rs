@@ -6,6 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct UnixTime(pub f64);
 
+/// The last second of the year 9999, in Unix seconds. Redis refuses much larger times, no token is valid for so long, and a larger
+/// number is usually in milliseconds.
+pub const LATEST: f64 = 253_402_300_799.0;
+
 impl UnixTime {
     /// Returns the current time; 0 if the clock is set before 1970.
     pub fn now() -> Self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::auth::denylist::{self, DenyVerdict, UnreadableNotice};
-use crate::clock::UnixTime;
+use crate::clock::{LATEST, UnixTime};
 use crate::close_code::CloseReason;
 use crate::config::{DenylistConfig, OnExpiry, TokenConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -25,8 +25,6 @@ type ShardAnswer = Result<KeyValue, StoreError>;
 
 /// Time in seconds for which a denied `jti` is kept after its token expires, because clocks differ.
 const MARGIN: f64 = 60.0;
-/// The latest time until which a token is denied: the last second of the year 9999.
-const LATEST: f64 = 253_402_300_799.0;
 /// Sockets per round of a recheck: some 1,000 keys, which take Redis a millisecond.
 const BATCH: usize = 500;
 /// Sockets closed per second after the denylist has been away for `max_unverified`.

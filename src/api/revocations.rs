@@ -12,7 +12,7 @@ use super::problem::ApiProblem;
 use super::user_ids::written;
 use super::{ApiState, PathTenant};
 use crate::auth::{RawToken, TokenError};
-use crate::clock::UnixTime;
+use crate::clock::{LATEST, UnixTime};
 use crate::fleet::message::Op;
 use crate::fleet::{Gathered, Replicas};
 use crate::ids::{RevocationTarget, WrittenUserId};
@@ -22,9 +22,6 @@ use crate::tenant::Tenant;
 /// The latest cut-off, in seconds from now. A later one would refuse all tokens until then; the usual cause is
 /// milliseconds in place of seconds.
 const LARGEST_LEAD: f64 = 86_400.0;
-
-/// The last second of the year 9999, the largest `exp`. Redis refuses larger times, and no token is valid for so long.
-const LATEST: f64 = 253_402_300_799.0;
 
 /// The tokens to revoke.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -36,6 +33,7 @@ pub(super) struct Revocation {
     jti: Given<String>,
     /// The expiry of that token, in Unix seconds.
     #[serde(default)]
+    // The maximum is [`LATEST`]; the macro takes a literal alone.
     #[schema(value_type = f64, minimum = 0, maximum = 253402300799i64)]
     exp: Given<f64>,
     /// One token, signed by a key of the tenant, expired or not.

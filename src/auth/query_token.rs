@@ -111,13 +111,18 @@ impl InSource {
     }
 }
 
+/// Returns the values of a parameter of the query, in order and percent-encoded as they came.
+pub(crate) fn values_in_query<'q>(
+    query: &'q str,
+    parameter: &str,
+) -> impl Iterator<Item = &'q str> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let named = pairs.filter(move |(name, _)| percent_decode_str(name).eq(parameter.bytes()));
+    named.map(|(_, value)| value)
+}
+
 fn in_query(query: &str, parameter: &str) -> InSource {
-    let value = query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, _)| percent_decode_str(name).eq(parameter.bytes()))
-        .map(|(_, value)| value)
-        .find(|value| !value.is_empty());
+    let value = values_in_query(query, parameter).find(|value| !value.is_empty());
     match value.map(|value| percent_decode_str(value).decode_utf8()) {
         None => InSource::None,
         Some(Ok(Cow::Borrowed(token))) => InSource::of(token),

@@ -56,6 +56,9 @@ impl From<&Position> for HistoryFrom {
     }
 }
 
+/// The most events of a page, and the bytes after which no further one follows.
+pub(super) const PAGE: (usize, usize) = (1000, 1024 * 1024);
+
 /// A part of a history, at one moment.
 #[derive(Clone, Debug)]
 pub struct HistoryPage {

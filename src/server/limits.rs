@@ -139,11 +139,11 @@ fn handshakes_of(memory: u64, descriptors: u64) -> u64 {
     by_memory.min(descriptors / 4).max(FEWEST_HANDSHAKES)
 }
 
-/// Resolves `server.max_queue_bytes` to bytes. A percentage refers to [`memory_limit`].
-pub fn queue_bound(bound: QueueBound) -> u64 {
+/// Resolves `server.max_queue_bytes` to bytes. A percentage refers to `memory`, most often [`memory_limit`].
+pub fn queue_bound(bound: QueueBound, memory: u64) -> u64 {
     match bound {
         QueueBound::Bytes(bytes) => bytes,
-        QueueBound::Percent(percent) => (memory_limit() as f64 * percent / 100.0) as u64,
+        QueueBound::Percent(percent) => (memory as f64 * percent / 100.0) as u64,
     }
 }
 

@@ -113,7 +113,10 @@ impl ServerParts {
         tenancy.take_part(line, &builder.lock());
         let budget = builder.lock().budget().clone();
         let series = builder.lock().series().clone();
-        budget.set_most(limits::queue_bound(config.server.max_queue_bytes));
+        budget.set_most(limits::queue_bound(
+            config.server.max_queue_bytes,
+            limits::memory_limit(),
+        ));
         let reloader = Arc::new(Reloader {
             load: options.load,
             state: Mutex::new(Applied {

@@ -24,7 +24,7 @@ use super::refusal_log::RefusedHandshake;
 use super::registration::Entrant;
 use super::rejection::{Reason, Rejection};
 use super::upgrade::{self, Upgrade};
-use super::{Door, HANDSHAKE_DEADLINE, Peer, pages};
+use super::{Door, HANDSHAKE_DEADLINE, JUDGEMENTS, Peer, pages};
 use crate::consumer::Acceptance;
 use crate::error::Refusal;
 use crate::ids::TenantId;
@@ -132,9 +132,6 @@ async fn serve(arrived: Box<Arrived>, door: &Arc<Door>) -> Option<Connection> {
         _ => answer(arrival, peer, place, door).await,
     }
 }
-
-/// The most times that one handshake is judged. Each further time takes a reload that falls into the one before.
-const JUDGEMENTS: usize = 5;
 
 /// The part of [`HANDSHAKE_DEADLINE`] that is left for the answer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);

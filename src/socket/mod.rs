@@ -46,6 +46,10 @@ use registration::Occupancy;
 /// The longest handshake after its head has come. Each step has a shorter deadline of its own.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The most times that a handshake, or the next token of a socket, is judged. Each further time takes a reload that falls into the
+/// one before.
+const JUDGEMENTS: usize = 5;
+
 /// The other end of a TCP connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {

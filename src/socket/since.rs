@@ -4,6 +4,7 @@
 use indexmap::IndexMap;
 use percent_encoding::percent_decode_str;
 
+use crate::auth::query_token::values_in_query;
 use crate::ids::GroupName;
 use crate::position::Position;
 use crate::relay::ResumeFrom;
@@ -28,9 +29,7 @@ impl Positions {
     /// Reads the positions in a query. Of several for one group the last one counts.
     pub(super) fn in_query(query: &str) -> Self {
         let mut positions = Self::default();
-        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let texts = pairs.filter(|(name, _)| percent_decode_str(name).eq(PARAMETER.bytes()));
-        for (index, (_, text)) in texts.enumerate() {
+        for (index, text) in values_in_query(query, PARAMETER).enumerate() {
             let read = || {
                 let text = percent_decode_str(text).decode_utf8().ok()?;
                 Position::parse(&text)

@@ -7,10 +7,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::language::{AllowedValues, Automaton, Edge};
 use super::{Template, TemplatePart};
+use crate::channel_names::MAX_NAME;
 use crate::config::GroupNames;
-
-/// Longest group name of Channels, in characters.
-const MAX_NAME: usize = 99;
 
 /// Finds a valid group name that both templates can make. Values of users and claims may be any text, path parameters
 /// any text of their converter (before [`Template::bind`]: any text).

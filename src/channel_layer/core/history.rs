@@ -32,7 +32,7 @@ use super::envelope::Envelope;
 use super::host_times::HostTimes;
 use super::names::Names;
 use super::roster::{GroupRoster, WatchTicket};
-use super::send::{MAX_MEMBERS, MAX_NAME};
+use super::send::{MAX_MEMBER_BYTES, MAX_MEMBERS};
 
 /// The most events that one script moves. Channels keeps 100 in a mailbox, unless its configuration says otherwise.
 const MOVED: usize = 256;
@@ -204,7 +204,7 @@ impl GroupMover {
     ) -> Result<RecordedSend, LayerError> {
         let (mut call, ticket) = self.call(&script::RECORD_HERE, moved);
         call.arg(self.envelope.codec().encode(event)?);
-        call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_NAME);
+        call.arg(lapsed).arg(MAX_MEMBERS).arg(MAX_MEMBER_BYTES);
         call.arg(id.map(CallId::as_str));
         let store = &self.stores[moved.host];
         let mut answer: Vec<redis::Value> =

@@ -26,7 +26,7 @@ use super::script;
 /// member, a consumer of Channels another.
 pub(super) const MAX_MEMBERS: usize = 100_000;
 /// The bytes of the longest name of a member. Channels takes 99.
-pub(super) const MAX_NAME: usize = 255;
+pub(super) const MAX_MEMBER_BYTES: usize = 255;
 
 /// The writing half of one layer.
 pub(super) struct Sender {
@@ -87,7 +87,7 @@ impl Sender {
         look.arg(script::MEMBERS).arg(1);
         look.arg(self.names.group_key(group));
         look.arg(expired(self.group_expiry));
-        look.arg(MAX_MEMBERS).arg(MAX_NAME);
+        look.arg(MAX_MEMBERS).arg(MAX_MEMBER_BYTES);
         let store = &self.stores[self.names.host_of(group)];
         let answer: Vec<redis::Value> = store.query("members", &look).await?;
         let failed = |text: String| StoreError::new(store.dependency(), ErrorKind::Other, text);

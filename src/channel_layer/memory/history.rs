@@ -12,10 +12,8 @@ use crate::ids::GroupName;
 use crate::position::{Epoch, PastEpochs, Position};
 
 use super::super::Payload;
-use super::super::history::{HistoryFrom, HistoryPage, RecordedEvent};
+use super::super::history::{HistoryFrom, HistoryPage, PAGE, RecordedEvent};
 
-/// The most events, and the bytes after which no further one follows, in a page.
-const PAGE: (usize, usize) = (1000, 1024 * 1024);
 /// A history without events is forgotten after this time, or after twice its `ttl` if that is longer.
 const IDLE: Duration = Duration::from_secs(3600);
 /// The histories are looked through for idle ones after this many events.

@@ -18,6 +18,7 @@ use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
 use crate::stores::redis_round::ScriptCall;
 
+use super::history::PAGE;
 use super::inbox::Payload;
 use super::{CallId, HistoryFrom, HistoryPage, LayerError, RecordedEvent};
 
@@ -29,9 +30,6 @@ mod memory_watch;
 mod notice;
 pub(super) mod script;
 mod upkeep;
-
-/// The most events, and the bytes after which no further one follows, in a page.
-const PAGE: (usize, usize) = (1000, 1024 * 1024);
 
 /// Finds the history of a group on Redis.
 #[derive(Clone, Debug)]

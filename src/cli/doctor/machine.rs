@@ -52,7 +52,7 @@ fn descriptors(configured: u64, hard: u64) -> (Severity, String, String) {
 }
 
 fn memory(bound: QueueBound, limit: u64) -> (Severity, String, &'static str) {
-    let bytes = queue_bound_of(bound, limit);
+    let bytes = queue_bound(bound, limit);
     let share = bytes as f64 / limit.max(1) as f64;
     let mib = |bytes: u64| print_size((bytes >> 20).max(1) << 20);
     let detail = format!(
@@ -68,14 +68,6 @@ fn memory(bound: QueueBound, limit: u64) -> (Severity, String, &'static str) {
     };
     let advice = "sockets and users need memory too, and the system kills a process over its limit: lower it to 25%";
     (verdict, detail, advice)
-}
-
-/// Returns [`queue_bound`] for a given memory limit.
-fn queue_bound_of(bound: QueueBound, limit: u64) -> u64 {
-    match bound {
-        QueueBound::Percent(percent) => (limit as f64 * percent / 100.0) as u64,
-        bytes @ QueueBound::Bytes(_) => queue_bound(bytes),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Common;
+use super::{Common, JUDGEMENTS};
 use crate::admission::Identity;
 use crate::auth::{RawToken, VerifiedToken};
 use crate::clock::UnixTime;
@@ -32,8 +32,6 @@ pub(super) use frame::may_be_refresh;
 const REFRESHED: &str = "refreshed";
 /// The longest refresh. Each step has a shorter deadline of its own.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The most times that one token is judged. Each further time takes a reload that falls into the one before.
-const JUDGEMENTS: usize = 5;
 
 /// A client's request for another token, and the parts that judge it.
 pub(super) struct RefreshRequest {

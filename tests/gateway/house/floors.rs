@@ -75,6 +75,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("user_id", "python"),
     ("origin", "hosts"),
     ("templates", "routes"),
+    ("templates", "channel_names"),
     ("group_rules", "routes"),
     // Floor 3: what asks admission, and how an event becomes a frame.
     ("token_auth", "admission"),
