@@ -29,6 +29,7 @@ pub use deployment::DeploymentLine;
 pub use registry::{Doubt, ReplicaRegistry};
 pub use reply::{Reply, reply_channel};
 pub use serve::{hear_deployment, serve_deployment, serve_replies};
+pub use turns::MessageTurn;
 
 pub mod answer;
 mod deployment;
@@ -36,6 +37,7 @@ pub mod message;
 mod registry;
 mod reply;
 mod serve;
+mod turns;
 
 /// The replicas that a question is for: those that serve one tenant, or all of the deployment.
 pub struct Circle<'a> {

@@ -13,14 +13,10 @@ use tokio::time::sleep;
 
 use super::answer::Answer;
 use super::message::{Command, Op};
-use super::{Fleet, Reply};
+use super::{Fleet, MessageTurn, Reply};
 use crate::channel_layer::{Control, Heard};
 use crate::metrics::{self, ControlDrop};
 
-/// Messages that are read before all other work gets its turn.
-const TURN: usize = 16;
-/// Bytes that take as long to read as a short message.
-const STEP: usize = 1024;
 /// Answers per second of the deployment's channel to one other replica or several.
 const ANSWERS_PER_SECOND: u32 = 100;
 /// Answers that may wait for one reading.
@@ -33,23 +29,14 @@ const CREDIT: f64 = 2.0;
 
 /// Takes answers to questions of this replica. Never returns.
 pub async fn serve_replies(control: Arc<Control>, fleet: Arc<Fleet>) -> Infallible {
-    let mut left = TURN;
+    let mut turn = MessageTurn::default();
     loop {
         if let Heard::Message(bytes) = control.next().await {
-            give_way(&mut left, bytes.len()).await;
+            turn.spend(MessageTurn::cost_of(bytes.len())).await;
             if let Some(answer) = Answer::read(&bytes) {
                 fleet.answered(answer);
             }
         }
-    }
-}
-
-/// Lets all other work run at the end of a turn.
-async fn give_way(left: &mut usize, bytes: usize) {
-    *left = left.saturating_sub(1 + bytes / STEP);
-    if *left == 0 {
-        *left = TURN;
-        tokio::task::yield_now().await;
     }
 }
 
@@ -74,12 +61,12 @@ pub async fn hear_deployment(control: Arc<Control>, fleet: Arc<Fleet>) -> Infall
     // The link remembers the subscription after a failure and retries it.
     drop(control.open().await);
     let Wishes { reloads, looks } = &fleet.wishes;
-    let (mut told, mut left) = (false, TURN);
+    let (mut told, mut turn) = (false, MessageTurn::default());
     loop {
         let Heard::Message(bytes) = control.next().await else {
             continue;
         };
-        give_way(&mut left, bytes.len()).await;
+        turn.spend(MessageTurn::cost_of(bytes.len())).await;
         match Command::read(&bytes) {
             Ok(Command {
                 op: op @ (Op::Reload | Op::Registry),

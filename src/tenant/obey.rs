@@ -21,17 +21,12 @@ use crate::channel_layer::{Control, Heard};
 use crate::event::Event;
 use crate::fleet::answer::Answer;
 use crate::fleet::message::{Command, NotUnderstood, Op};
-use crate::fleet::{Fleet, Reply};
+use crate::fleet::{Fleet, MessageTurn, Reply};
 use crate::hub::{CloseOrder, close_all};
 use crate::ids::{RevocationTarget, TenantId, UserId};
 use crate::metrics::{ControlDrop, DropCause, EventSource, GapCause};
 use crate::rate::Bucket;
 
-/// Messages that are read and dropped before all other work gets its turn. One that is served ends the turn, and an urgent one
-/// takes a quarter of it.
-const TURN: usize = 16;
-/// Bytes that take as long to read as a short message.
-const STEP: usize = 1024;
 /// Bytes of the longest message that may be urgent: an id is shorter. A longer one can only be an event. It is not even read
 /// over the rate.
 const LONG: usize = 64 * 1024;
@@ -80,7 +75,7 @@ struct Orders<'a> {
 
 impl Orders<'_> {
     async fn hear(&mut self) -> Infallible {
-        let mut left = TURN;
+        let mut turn = MessageTurn::default();
         loop {
             let heard = self.control.next().await;
             // Looked up for each message: a reload may have replaced the tenant.
@@ -92,11 +87,7 @@ impl Orders<'_> {
                 Heard::Gap(cause) => self.missed(cause, &concerned),
                 Heard::Message(bytes) => self.take(bytes, newest, &concerned),
             };
-            left = left.saturating_sub(cost);
-            if left == 0 {
-                left = TURN;
-                tokio::task::yield_now().await;
-            }
+            turn.spend(cost).await;
         }
     }
 
@@ -112,10 +103,11 @@ impl Orders<'_> {
             let recheck = |tenant: &Arc<Tenant>| tenant.revocations.want_recheck();
             concerned.iter().for_each(recheck);
         }
-        TURN
+        MessageTurn::WHOLE
     }
 
-    /// Takes one message; returns its cost, in parts of a [`TURN`].
+    /// Takes one message; returns its cost, in parts of a [`MessageTurn`]. One that is served ends the turn, and an urgent one takes
+    /// a quarter of it.
     fn take(&mut self, bytes: Bytes, newest: &Arc<Tenant>, concerned: &[Arc<Tenant>]) -> usize {
         let per_second = newest.relay.limits().control_per_second;
         let is_long = bytes.len() > LONG;
@@ -127,7 +119,7 @@ impl Orders<'_> {
             Ok(command) => command,
             Err(why) => {
                 self.not_understood(newest, why);
-                return 1 + bytes.len() / STEP;
+                return MessageTurn::cost_of(bytes.len());
             }
         };
         let weight = match &command.op {
@@ -144,12 +136,12 @@ impl Orders<'_> {
             if !self.later.add(command.op, answer, is_long) {
                 newest.metrics.control_dropped(ControlDrop::Rate);
             }
-            return TURN;
+            return MessageTurn::WHOLE;
         }
         if !self.obey(command.op, concerned, answer) {
             newest.metrics.control_dropped(ControlDrop::Answers);
         }
-        TURN / 4
+        MessageTurn::WHOLE / 4
     }
 
     /// Returns true if the message does not wait for those that ask or send. One that ends a membership does, since the membership may
