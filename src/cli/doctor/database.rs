@@ -9,7 +9,7 @@ use crate::config::{Config, Secret, TenantConfig, Trust, UsersFrom, Verify};
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::TenantId;
 use crate::metrics::TenantMetrics;
-use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, Dialect};
+use crate::stores::database::{ColumnProblem, ConnectionBudget, Database, DatabaseUrl, Dialect};
 use crate::users::{Permissions, Users, missing_fields};
 
 /// A database's URL, and the trust in its server.
@@ -106,7 +106,7 @@ async fn look(
     }
     let dialect = database.dialect();
     let may_write = match dialect {
-        Dialect::Sqlite => Some(!read_only(url.expose())),
+        Dialect::Sqlite => Some(!DatabaseUrl::parse(url).is_ok_and(|url| url.is_read_only())),
         _ => facts.may_write,
     };
     role(&mut findings, on("role"), may_write, dialect);
@@ -263,14 +263,6 @@ async fn routes(
     }
 }
 
-/// Returns true if an SQLite URL opens its file only for reading.
-fn read_only(url: &str) -> bool {
-    let options = url.split_once('?').map_or("", |(_, options)| options);
-    options
-        .split('&')
-        .any(|option| matches!(option, "mode=ro" | "immutable=true"))
-}
-
 /// Names the issuer of a key set, at the start of a text.
 fn of_issuer(issuer: Option<&str>) -> String {
     issuer.map_or(String::new(), |issuer| format!("issuer {issuer:?}: "))
@@ -319,17 +311,4 @@ pub(super) async fn look_at_key_sets(config: &Config) -> Findings {
         }
     }
     findings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_sqlite_url_says_whether_it_is_only_read() {
-        assert!(read_only("sqlite://db?mode=ro"));
-        assert!(read_only("sqlite://db?cache=shared&immutable=true"));
-        assert!(!read_only("sqlite://mode=ro"));
-        assert!(!read_only("sqlite://db?mode=rw"));
-    }
 }

@@ -85,6 +85,8 @@ pub struct DatabaseUrl {
     has_unknown_options: bool,
     /// The options of the URL about TLS: a mode, and an authority.
     pub(super) tls: UrlTls,
+    /// The URL of an SQLite database opens its file only for reading.
+    read_only: bool,
 }
 
 /// The options of a URL that say how the server's certificate is checked.
@@ -135,6 +137,7 @@ impl DatabaseUrl {
                     password: password(&text),
                     has_unknown_options,
                     tls: UrlTls::of(&text, Dialect::Postgres),
+                    read_only: false,
                 })
             }
             Some(Dialect::MySql) => {
@@ -145,6 +148,7 @@ impl DatabaseUrl {
                     password: password(&text),
                     has_unknown_options,
                     tls: UrlTls::of(&text, Dialect::MySql),
+                    read_only: false,
                 })
             }
             Some(Dialect::Sqlite) => {
@@ -154,12 +158,13 @@ impl DatabaseUrl {
                     let advice = "in a path write ? as %3F and % as %25";
                     Fault::new("", found, expected).advice(advice)
                 })?;
-                let in_memory = text.contains(":memory:") || text.contains("mode=memory");
+                let (in_memory, read_only) = sqlite_modes(text);
                 Ok(Self {
                     options: DriverOptions::Sqlite(Box::new(options), in_memory),
                     password: None,
                     has_unknown_options: false,
                     tls: UrlTls::default(),
+                    read_only,
                 })
             }
             None => {
@@ -227,6 +232,11 @@ impl DatabaseUrl {
         matches!(self.options, DriverOptions::Sqlite(_, true))
     }
 
+    /// Returns true for a URL of SQLite that opens its file only for reading.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// Returns a remark for the operator on a URL that can be used: it has unknown options.
     pub fn remark(&self) -> Option<String> {
         let known = match self.dialect() {
@@ -238,6 +248,25 @@ impl DatabaseUrl {
             format!("an option of the URL is not known here and not used; known are {known}");
         self.has_unknown_options.then_some(text)
     }
+}
+
+/// Returns true if the URL of an SQLite database names one in memory, and true if it opens its file only for reading. The driver
+/// reads both in the same way and does not tell them.
+fn sqlite_modes(url: &str) -> (bool, bool) {
+    let rest = url.trim_start_matches("sqlite://");
+    let rest = rest.trim_start_matches("sqlite:");
+    let (database, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let read = Url::parse("sqlite:").map(|mut url| {
+        url.set_query(Some(options));
+        url
+    });
+    let (mut in_memory, mut read_only) = (database == ":memory:", false);
+    for (name, value) in read.iter().flat_map(Url::query_pairs) {
+        in_memory |= name == "mode" && value == "memory";
+        read_only |= name == "mode" && value == "ro";
+        read_only |= name == "immutable" && matches!(&*value, "true" | "1");
+    }
+    (in_memory, read_only)
 }
 
 /// Checks the URL of a server. Returns it without the options that the driver does not know, because the driver would log
@@ -368,6 +397,28 @@ mod tests {
 
     fn parse(url: &str) -> Result<DatabaseUrl, Fault> {
         DatabaseUrl::parse(&Secret::from(url))
+    }
+
+    /// A path with `mode=memory` or `:memory:` in it used to count as a database in memory, whose pool is never closed.
+    #[test]
+    fn the_mode_of_an_sqlite_database_stands_in_its_options() {
+        for (url, in_memory, read_only) in [
+            ("sqlite::memory:", true, false),
+            ("sqlite://:memory:", true, false),
+            ("sqlite://db?mode=memory&cache=shared", true, false),
+            ("sqlite:///srv/mode=memory/db", false, false),
+            ("sqlite:///srv/:memory:.db", false, false),
+            ("sqlite://db?mode=ro", false, true),
+            ("sqlite://db?cache=shared&immutable=true", false, true),
+            ("sqlite://db?immutable=1", false, true),
+            ("sqlite://db?mode=r%6F", false, true),
+            ("sqlite://mode=ro", false, false),
+            ("sqlite://db?mode=rw", false, false),
+        ] {
+            let parsed = parse(url).unwrap_or_else(|fault| panic!("{url}: {fault}"));
+            assert_eq!(parsed.is_in_memory(), in_memory, "{url}");
+            assert_eq!(parsed.is_read_only(), read_only, "{url}");
+        }
     }
 
     #[test]
