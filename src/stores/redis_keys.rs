@@ -25,6 +25,11 @@ fn of_tenant(tenant: &TenantId, kind: &str, id: &str) -> String {
     ["lockgate:", tenant.as_str(), ":", kind, id].concat()
 }
 
+/// Returns the pattern of all keys, or of all channels, of a tenant.
+pub fn all_of(tenant: &TenantId) -> String {
+    of_tenant(tenant, "*", "")
+}
+
 /// Returns the prefix of all keys of a tenant's denylist.
 pub fn denylist_prefix(tenant: &TenantId) -> String {
     of_tenant(tenant, "deny:", "")
@@ -108,6 +113,13 @@ pub fn history(tenant: &TenantId, channel: &str) -> String {
 /// `ttl`, and for an hour at least.
 pub fn position(tenant: &TenantId, channel: &str) -> String {
     of_group(tenant, "position", channel)
+}
+
+/// Returns the patterns of what a record of an event touches: the keys of histories and positions, and the channels that gateways
+/// alone hear.
+pub fn recording_patterns(tenant: &TenantId) -> ([String; 2], String) {
+    let keys = ["history:*", "position:*"].map(|kind| of_tenant(tenant, kind, ""));
+    (keys, of_tenant(tenant, "group:*", ""))
 }
 
 /// Returns the channel of a group that gateways alone hear.

@@ -17,6 +17,7 @@ use crate::config::names_meet;
 use crate::error::ErrorKind;
 use crate::hub::close_paced;
 use crate::ids::{GroupName, TenantId};
+use crate::stores::redis_keys;
 use crate::stores::server_identity::ServerIdentity;
 use crate::tasks;
 use crate::users::{UsersProblem, missing_fields};
@@ -125,8 +126,8 @@ async fn look_at(tenant: &Tenant, tenants: &Tenants) -> Result<Option<Vec<String
     tenant.control.open().await.map_err(|error| {
         not_subscribed(&error, "its control channel", || {
             format!(
-                "its Redis user may not subscribe to its control channel; grant the channels lockgate:{}:*",
-                tenant.id
+                "its Redis user may not subscribe to its control channel; grant the channels {}",
+                redis_keys::all_of(&tenant.id)
             )
         })
     })?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::servers::{RedisServer, Usage};
 use crate::channel_names::{channel_patterns, core_key_patterns};
 use crate::config::LayerKind;
+use crate::ids::TenantId;
 use crate::stores::redis_keys;
 
 pub(super) use self::print::{json, text};
@@ -241,8 +242,8 @@ fn back_end(name: &str, usages: &[&Usage], extent: Extent) -> String {
             }
             Some((LayerKind::PubSub | LayerKind::Sharded, _)) => {
                 commands.extend([PUBSUB, RULES]);
-                patterns.push(format!("%R~lockgate:{}:groups", usage.tenant));
-                let selector = recording_selector(usage.tenant.as_str());
+                patterns.push(format!("%R~{}", redis_keys::group_rules(&usage.tenant)));
+                let selector = recording_selector(&usage.tenant);
                 if !recording.contains(&selector) {
                     recording.push_str(&selector);
                 }
@@ -291,9 +292,9 @@ fn layer_patterns(usage: &Usage, extent: Extent) -> Vec<String> {
 }
 
 /// Returns the rights to record, apart from the others: what may delete an entry may not delete a revocation.
-fn recording_selector(tenant: &str) -> String {
-    let own = format!("lockgate:{tenant}");
-    format!(" (~{own}:history:* ~{own}:position:* &{own}:group:* -@all {RECORDING})")
+fn recording_selector(tenant: &TenantId) -> String {
+    let ([histories, positions], notices) = redis_keys::recording_patterns(tenant);
+    format!(" (~{histories} ~{positions} &{notices} -@all {RECORDING})")
 }
 
 /// Returns a pattern that matches `text` and nothing else.
