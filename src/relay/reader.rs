@@ -21,6 +21,7 @@ use crate::hub::{AfterPage, Group, Job, Member, Pace, ReadWish, TrackPage, Track
 use crate::ids::{ConnectionId, GroupName};
 use crate::metrics::GapCause;
 use crate::position::Position;
+use crate::stores::backoff::Backoff;
 use crate::tasks;
 
 /// Groups of a tenant that are read at the same time.
@@ -31,8 +32,8 @@ const GATHERED: Duration = Duration::from_millis(25);
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// An event that was read must come live within this time. Then it is missing, and is read for all.
 const OVERDUE: Duration = Duration::from_secs(1);
-/// The milliseconds between failed reads.
-const BACKOFF: [u64; 6] = [50, 100, 200, 500, 1000, 2000];
+/// The first and the longest pause between failed reads.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 /// A history that cannot be read for this time is a gap. A failover takes 15 s in a cluster with the defaults of Redis, 30 s with
 /// those of Sentinel, and the vote: clients that come back meanwhile lose nothing, since nothing is recorded either.
 const AWAY: Duration = Duration::from_secs(60);
@@ -46,11 +47,21 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(900);
 
 /// The failures of a reader in a row.
-#[derive(Default)]
 pub(super) struct Failures {
     since: Option<Instant>,
-    count: usize,
+    backoff: Backoff,
     told: bool,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        let [first, longest] = PAUSES;
+        Self {
+            since: None,
+            backoff: Backoff::between(first, longest),
+            told: false,
+        }
+    }
 }
 
 /// A socket that has not joined its group yet.
@@ -77,9 +88,7 @@ impl Failures {
     /// Notes a failure, and returns the wait before the next attempt.
     pub(super) fn wait(&mut self) -> Duration {
         self.since.get_or_insert_with(Instant::now);
-        let wait = BACKOFF[self.count.min(BACKOFF.len() - 1)];
-        self.count += 1;
-        Duration::from_millis(wait)
+        self.backoff.pause()
     }
 
     /// Returns true once, when it has lasted.

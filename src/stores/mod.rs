@@ -1,5 +1,6 @@
 //! The stores that the gateway reads and writes: Redis and the tenants' databases.
 
+pub mod backoff;
 pub mod database;
 pub mod inspection;
 pub mod key_read;

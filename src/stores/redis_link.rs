@@ -17,10 +17,11 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::metrics;
 use crate::tasks;
 
+use super::backoff::Backoff;
 use super::redis_master::{SentinelLink, ServerRoute, address};
 use super::redis_role::{Role, RoleQuestion, is_replica};
 use super::redis_stream::Dialler;
-use super::standing::{Backoff, LinkStanding, LinkWords};
+use super::standing::{LinkStanding, LinkWords};
 
 /// The longest time for one answer, and the longest time for which a command waits for a link.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(1);

@@ -1,50 +1,11 @@
-//! The standing of a link to a dependency: the pauses between attempts, and one log line for each change of state. No IO.
+//! The standing of a link to a dependency: one log line for each change of state. No IO.
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use tracing::warn;
 
 use crate::error::{Dependency, ErrorKind};
 use crate::metrics;
-
-/// The first and the longest pause between attempts. 50 ms find a server that restarts at once. 1 s does not flood a server
-/// that is down, and still finds it soon when it comes back.
-const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
-
-/// The pauses between attempts. Each is twice as long as the one before, up to the longest.
-///
-/// It replaces the crate `backon`, which wraps the attempt itself: the tasks here take orders during a pause.
-#[derive(Debug)]
-pub struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(PAUSES[0])
-    }
-}
-
-impl Backoff {
-    /// Returns the next pause, shortened at random by up to a half, so that replicas do not come back in step.
-    pub fn pause(&mut self) -> Duration {
-        let pause = self.0.mul_f64(rand::random_range(0.5..1.0));
-        self.0 = (self.0 * 2).min(PAUSES[1]);
-        pause
-    }
-
-    /// Starts again with the first pause.
-    pub fn reset(&mut self) {
-        self.0 = PAUSES[0];
-    }
-
-    /// Notes the lifetime of a link. One that outlived the longest pause resets the pauses. Others may be cut at once, again
-    /// and again, so their pauses go on growing.
-    pub fn lived(&mut self, lived: Duration) {
-        if lived > PAUSES[1] {
-            self.reset();
-        }
-    }
-}
 
 /// The log lines of one kind of link.
 #[derive(Clone, Copy, Debug)]
@@ -127,23 +88,6 @@ impl LinkStanding {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_second_and_begin_again_after_a_good_link() {
-        let mut backoff = Backoff::default();
-        let bounds = [50, 100, 200, 400, 800, 1000, 1000].map(Duration::from_millis);
-        for bound in bounds {
-            let pause = backoff.pause();
-            assert!(
-                bound / 2 <= pause && pause <= bound,
-                "{pause:?} of {bound:?}"
-            );
-        }
-        backoff.lived(PAUSES[1]);
-        assert!(backoff.pause() >= PAUSES[1] / 2, "the link was cut at once");
-        backoff.lived(PAUSES[1] * 2);
-        assert!(backoff.pause() <= PAUSES[0]);
-    }
 
     #[test]
     fn a_failure_is_news_once_for_each_kind_and_again_after_a_link() {

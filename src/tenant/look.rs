@@ -17,6 +17,7 @@ use crate::config::names_meet;
 use crate::error::ErrorKind;
 use crate::hub::close_paced;
 use crate::ids::{GroupName, TenantId};
+use crate::stores::backoff::Backoff;
 use crate::stores::redis_keys;
 use crate::stores::server_identity::ServerIdentity;
 use crate::tasks;
@@ -47,7 +48,7 @@ enum Obstacle {
 /// Checks the tenant repeatedly. Each tenant has its own task, so that a dead dependency of one delays no other. The
 /// number of concurrent checks needs no limit: commands to one Redis share a link, and statements wait for their pool.
 pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallible {
-    let (mut told, mut retry) = (Vec::new(), RETRY);
+    let (mut told, mut retry) = (Vec::new(), Backoff::between(RETRY, LONGEST_RETRY));
     let (mut routes, mut is_compared) = (Vec::new(), false);
     loop {
         match look_at(&tenant, &tenants).await {
@@ -72,12 +73,11 @@ pub(super) async fn run(tenant: Arc<Tenant>, tenants: Arc<Tenants>) -> Infallibl
             }
         }
         if tenant.life().is_settled() && tenant.life().obstacle().is_none() {
-            retry = RETRY;
+            retry.reset();
             // Random pauses spread the checks of tenants that started together.
             sleep(RECHECK.mul_f64(0.75 + 0.25 * rand::random::<f64>())).await;
         } else {
-            sleep(retry).await;
-            retry = (2 * retry).min(LONGEST_RETRY);
+            sleep(retry.pause()).await;
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::life::{Happening, Stage};
 use super::{Tenant, Tenants, look, suspension};
+use crate::stores::backoff::Backoff;
 
 /// Pause after a failed recheck; also the interval of the outage watch.
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,7 +50,7 @@ async fn look_after(tenant: &Arc<Tenant>, tenants: &Tenants) -> Infallible {
     let (mut recheck_at, mut revalidate_at) = (spread(recheck), spread(revalidate));
     let watches = watches_outages(tenant);
     let (mut second, mut away) = (Instant::now() + RETRY, false);
-    let mut retry = RETRY;
+    let mut retry = Backoff::between(RETRY, LONGEST_RETRY);
     loop {
         tokio::select! {
             () = tenant.revocations.recheck_wanted() => recheck_at = Instant::now(),
@@ -57,13 +58,10 @@ async fn look_after(tenant: &Arc<Tenant>, tenants: &Tenants) -> Infallible {
                 // A shard of a cluster may be down for hours, while each attempt reads all tokens from the others.
                 let pause = match recheck_all(tenant, tenants).await {
                     true => {
-                        retry = RETRY;
+                        retry.reset();
                         recheck
                     }
-                    false => {
-                        let longer = LONGEST_RETRY.min(2 * retry);
-                        std::mem::replace(&mut retry, longer)
-                    }
+                    false => retry.pause(),
                 };
                 recheck_at = Instant::now() + pause.min(recheck);
             }

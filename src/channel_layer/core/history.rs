@@ -20,9 +20,9 @@ use crate::error::{ErrorKind, StoreError};
 use crate::event::{Event, MAX_PAYLOAD};
 use crate::ids::GroupName;
 use crate::position::{Epoch, Position};
+use crate::stores::backoff::Backoff;
 use crate::stores::redis::{RedisStore, error_kind};
 use crate::stores::redis_round::ScriptCall;
-use crate::stores::standing::Backoff;
 
 use super::super::inbox::{Inbox, Payload};
 use super::super::recorded::{self, GroupHistories, RecordedGroup, script};

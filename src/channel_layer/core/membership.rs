@@ -17,8 +17,8 @@ use crate::clock::UnixTime;
 use crate::error::{ErrorKind, StoreError};
 use crate::ids::GroupName;
 use crate::metrics::GapCause;
+use crate::stores::backoff::Backoff;
 use crate::stores::redis::{RedisStore, error_kind};
-use crate::stores::standing::Backoff;
 
 use super::super::inbox::Inbox;
 use super::super::link::life::RETRY_REFUSED;

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Dependency, ErrorKind};
 use crate::metrics::GapCause;
-use crate::stores::standing::{Backoff, LinkStanding, LinkWords};
+use crate::stores::backoff::Backoff;
+use crate::stores::standing::{LinkStanding, LinkWords};
 
 use super::dial::LinkError;
 

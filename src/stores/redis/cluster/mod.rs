@@ -22,11 +22,12 @@ use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::tasks::{self, Task};
 
 use super::RedisStore;
+use crate::stores::backoff::Backoff;
 use crate::stores::misfit::UPGRADE_EACH;
 use crate::stores::redis_link::{ANSWER_LIMIT, LinkState, kind_of};
 use crate::stores::redis_master::ServerRoute;
 use crate::stores::redis_url::RedisUrl;
-use crate::stores::standing::{Backoff, LinkStanding, LinkWords};
+use crate::stores::standing::{LinkStanding, LinkWords};
 
 use topology::{NodeAddress, Shard, Topology, owners};
 
