@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::http::HeaderMap;
-use axum::http::header::ORIGIN;
 
 use crate::auth::denylist::{self, DenyVerdict, UnreadableNotice};
 use crate::auth::query_token::{TokenPresence, find_token};
@@ -123,11 +122,7 @@ impl Authenticator {
         match find_token(query, headers, &self.config) {
             TokenPresence::Missing => Ok(None),
             TokenPresence::NotValid => Err(Refusal::TokenNotValid(Check::Format)),
-            // A cookie comes with any page that opens the socket. A browser always names the page, so that a request
-            // without an origin proves nothing, and one with an origin was held against the tenant's list.
-            TokenPresence::Found {
-                by_cookie: true, ..
-            } if !headers.contains_key(ORIGIN) => Err(Refusal::OriginNotAllowed),
+            found if found.lacks_origin(headers) => Err(Refusal::OriginNotAllowed),
             TokenPresence::Found { token, .. } => self.verify_raw(&token).await.map(Some),
         }
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::config::GroupNames;
 use crate::ids::GroupName;
 
 /// The longest name of a group or channel in characters; Channels' own limit.
@@ -21,6 +22,14 @@ pub fn valid_group_name(name: &str) -> bool {
 /// Returns true if `name` is valid for a group in a namespace: together they have at most 99 characters.
 pub fn valid_in_namespace(name: &str, namespace: &str) -> bool {
     valid_group_name(name) && namespace.len() + name.len() <= MAX_NAME
+}
+
+/// Returns true if a tenant with this rule and namespace allows `name` for a group.
+pub fn allowed_group_name(name: &str, rule: GroupNames, namespace: &str) -> bool {
+    match rule {
+        GroupNames::Channels => valid_in_namespace(name, namespace),
+        GroupNames::Any => !name.is_empty(),
+    }
 }
 
 /// Says why `name` is not valid for a group in a namespace. The text shows one character of it, never the whole.

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::budget::MemoryBudget;
 use crate::channel_layer::{ChannelLayer, Inbox, SocketChannel};
-use crate::channel_names::valid_in_namespace;
+use crate::channel_names::allowed_group_name;
 use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
@@ -215,11 +215,8 @@ impl Relay {
 
     /// Returns the name as a group name; `None` if the tenant's rule does not allow it.
     pub fn group_name(&self, name: &str) -> Option<GroupName> {
-        let valid = match self.parts.group_names {
-            GroupNames::Channels => valid_in_namespace(name, self.parts.layer.namespace()),
-            GroupNames::Any => !name.is_empty(),
-        };
-        valid.then(|| GroupName::from(name))
+        let (rule, namespace) = (self.parts.group_names, self.parts.layer.namespace());
+        allowed_group_name(name, rule, namespace).then(|| GroupName::from(name))
     }
 
     /// Lets `words` to a worker outlive the handshake that they are about.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, COOKIE, SEC_WEBSOCKET_PROTOCOL};
+use axum::http::header::{AUTHORIZATION, COOKIE, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
@@ -50,6 +50,22 @@ pub enum TokenPresence {
         /// True if it comes from a cookie, which a browser sends whatever page asks for it.
         by_cookie: bool,
     },
+}
+
+impl TokenPresence {
+    /// Returns true for a token in a cookie without an origin beside it, which is refused. A cookie comes with any page that opens
+    /// the socket. A browser always names the page, so that a request without an origin proves nothing, and one with an origin
+    /// was held against the tenant's list.
+    pub fn lacks_origin(&self, headers: &HeaderMap) -> bool {
+        let by_cookie = matches!(
+            self,
+            Self::Found {
+                by_cookie: true,
+                ..
+            }
+        );
+        by_cookie && !headers.contains_key(ORIGIN)
+    }
 }
 
 /// Searches each of the tenant's sources.

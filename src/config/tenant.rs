@@ -171,6 +171,11 @@ pub struct StrangerLimits {
 }
 
 impl LimitsConfig {
+    /// Returns true if a socket may be in so many groups.
+    pub fn allow_groups(&self, count: usize) -> bool {
+        self.groups_per_socket == 0 || count <= self.groups_per_socket as usize
+    }
+
     /// Returns what sockets without a user may take: their own limits, else half of the tenant's, so that by default too
     /// clients without a token cannot use up what its users need.
     pub fn of_strangers(&self) -> StrangerLimits {

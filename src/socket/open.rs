@@ -217,11 +217,12 @@ fn last_look(tenant: &Tenant, member: &Member) -> Result<(), Refusal> {
 fn group_names(admitted: &AdmittedRequest, scope: &Scope) -> Result<Vec<GroupName>, Reason> {
     let tenant = &admitted.tenant;
     let route = &tenant.parts[admitted.route];
-    let most = tenant.config.limits.groups_per_socket as usize;
-    if most != 0 && route.groups.len() > most {
+    let limits = &tenant.config.limits;
+    if !limits.allow_groups(route.groups.len()) {
         let why = format!(
-            "the route has {} groups, and limits.groups_per_socket is {most}",
-            route.groups.len()
+            "the route has {} groups, and limits.groups_per_socket is {}",
+            route.groups.len(),
+            limits.groups_per_socket
         );
         tenant.metrics.rate_limited("groups_per_socket");
         return Err(Reason::because(Refusal::GroupForbidden, why));

@@ -55,7 +55,7 @@ mod workers;
 
 pub use demand::Demand;
 pub use directory::{FileTrouble, Tenants};
-pub use suspension::SUSPENDED;
+pub use suspension::{SUSPENDED, stored_suspension};
 pub use tenancy::Tenancy;
 
 /// The making of a tenant of the registry. One that was deleted and made again has another making, and is another tenant.

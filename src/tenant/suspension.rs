@@ -7,7 +7,9 @@ use super::{Tenant, Tenants};
 use crate::close_code::CloseReason;
 use crate::error::StoreError;
 use crate::hub::{CloseOrder, Member, spread};
+use crate::ids::TenantId;
 use crate::stores::key_read::KeyRead;
+use crate::stores::key_store::KeyStore;
 use crate::stores::redis_keys;
 
 /// The value of `lockgate:TENANT:state` while the tenant is suspended.
@@ -31,29 +33,33 @@ pub(super) fn resume(tenants: &Tenants, id: &str) {
     }
 }
 
+/// Returns true if the tenant is stored as suspended; `None` if its key has another type or a longer value, which is no state.
+///
+/// # Errors
+/// [`StoreError`] if the store does not answer.
+pub async fn stored_suspension(
+    id: &TenantId,
+    store: &KeyStore,
+) -> Result<Option<bool>, StoreError> {
+    let read = KeyRead::text(redis_keys::state(id), redis_keys::STATE_BYTES);
+    let answers = store.get_each([read]).await?;
+    let state = answers.into_iter().next().and_then(Result::ok);
+    Ok(state.map(|state| state.as_deref() == Some(SUSPENDED)))
+}
+
 /// Reads the stored state and applies it.
 ///
 /// # Errors
 /// [`StoreError`] if the store does not answer. Nothing has changed then.
 pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(), StoreError> {
     let began_at = tenant.life().announcements();
-    let answers = tenant
-        .key_store
-        .get_each([KeyRead::text(
-            redis_keys::state(&tenant.id),
-            redis_keys::STATE_BYTES,
-        )])
-        .await?;
+    let stored = stored_suspension(&tenant.id, &tenant.key_store).await?;
     let _turn = tenants.turn();
-    let suspended = match answers.first() {
-        Some(Ok(state)) => state.as_deref() == Some(SUSPENDED),
-        // A key of another type, or with a longer value, is no state: keep what is known.
-        Some(Err(_)) => {
-            tenant.metrics.unreadable_values.increment(1);
-            tenant.life().is_suspended()
-        }
-        None => tenant.life().is_suspended(),
-    };
+    let suspended = stored.unwrap_or_else(|| {
+        tenant.metrics.unreadable_values.increment(1);
+        // What is known stays.
+        tenant.life().is_suspended()
+    });
     note(
         tenant,
         Happening::StateRead {

@@ -10,9 +10,9 @@ use super::report::{HandshakeReport, Stopped};
 use crate::admission::Identity;
 use crate::auth::query_token::{TokenPresence, find_token};
 use crate::auth::{RawToken, Verdict};
-use crate::channel_names::{fault_of_group_name, valid_in_namespace};
+use crate::channel_names::{allowed_group_name, fault_of_group_name};
 use crate::clock::UnixTime;
-use crate::config::{Accept, GroupNames, RouteConfig, TenantConfig};
+use crate::config::{Accept, RouteConfig, TenantConfig};
 use crate::error::{Check, Refusal};
 use crate::hosts::HostTable;
 use crate::ids::TenantId;
@@ -21,11 +21,10 @@ use crate::registry::AllTenants;
 use crate::routes::PathParams;
 use crate::socket::refusal_log::advice::{Refuser, advice};
 use crate::socket::upgrade::request_host;
-use crate::stores::key_read::KeyRead;
-use crate::stores::redis_keys;
+use crate::stores::key_store::KeyStore;
 use crate::templates::{Template, TemplateValues};
-use crate::tenant::SUSPENDED;
 use crate::tenant::build::{HandshakeParts, handshake_parts};
+use crate::tenant::stored_suspension;
 
 /// A handshake to explain.
 pub(super) struct AskedHandshake {
@@ -163,11 +162,9 @@ impl TenantWalk<'_> {
         let Some(redis) = &self.parts.authenticator.redis else {
             return Ok(());
         };
-        let read = KeyRead::text(redis_keys::state(self.id), redis_keys::STATE_BYTES);
-        let state = redis.get_each(vec![read]).await;
-        let state = state.ok().and_then(|mut answers| answers.pop());
-        match state {
-            Some(Ok(Some(state))) if state == SUSPENDED => {
+        let stored = stored_suspension(self.id, &KeyStore::Redis(redis.clone())).await;
+        match stored {
+            Ok(Some(true)) => {
                 let refusal = Refusal::TenantSuspended;
                 Err(self.refuse(report, "suspension", refusal, refusal.detail()))
             }
@@ -225,9 +222,7 @@ impl TenantWalk<'_> {
             None => find_token(head.uri.query(), &head.headers, &self.config.token),
         };
         let token = match found {
-            TokenPresence::Found {
-                by_cookie: true, ..
-            } if !head.headers.contains_key(ORIGIN) => {
+            found if found.lacks_origin(&head.headers) => {
                 let detail =
                     "a token in a cookie counts beside an Origin alone; --origin gives one";
                 return Err(self.refuse(report, "token", Refusal::OriginNotAllowed, detail));
@@ -300,9 +295,13 @@ impl TenantWalk<'_> {
         params: &PathParams,
         identity: Option<&Identity>,
     ) -> Result<(), Stopped> {
-        let most = self.config.limits.groups_per_socket as usize;
-        if most != 0 && route.groups.len() > most {
-            let detail = format!("{}, at most {most}", counted(route.groups.len(), "group"));
+        let limits = &self.config.limits;
+        if !limits.allow_groups(route.groups.len()) {
+            let (groups, most) = (
+                counted(route.groups.len(), "group"),
+                limits.groups_per_socket,
+            );
+            let detail = format!("{groups}, at most {most}");
             return Err(self.refuse(report, "groups", Refusal::GroupForbidden, detail));
         }
         let user = identity.map(|identity| identity.user.fields.text());
@@ -341,10 +340,7 @@ impl TenantWalk<'_> {
     }
 
     fn allows(&self, name: &str) -> bool {
-        match self.config.layer.group_names {
-            GroupNames::Channels => valid_in_namespace(name, self.namespace),
-            GroupNames::Any => !name.is_empty(),
-        }
+        allowed_group_name(name, self.config.layer.group_names, self.namespace)
     }
 
     async fn authorize(
