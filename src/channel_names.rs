@@ -83,14 +83,6 @@ pub fn core_group_key(prefix: &str, namespace: &str, group: &str) -> String {
     [prefix, ":group:", namespace, group].concat()
 }
 
-/// Returns the name of the group whose Redis channel this is; `None` if it is not a group's channel of `prefix`.
-pub fn group_of_channel<'a>(prefix: &str, channel: &'a [u8]) -> Option<&'a str> {
-    let group = channel
-        .strip_prefix(prefix.as_bytes())?
-        .strip_prefix(GROUP_INFIX.as_bytes())?;
-    str::from_utf8(group).ok()
-}
-
 /// Returns the beginnings of the Redis channels of a pub/sub layer: first of groups, then of sockets and consumers.
 pub fn own_channel_beginnings(prefix: &str) -> [String; 2] {
     [
@@ -182,16 +174,5 @@ mod tests {
             long.contains("95 characters, with those of layer.namespace"),
             "{long}"
         );
-    }
-
-    #[test]
-    fn a_group_comes_back_from_its_channel() {
-        for group in ["room.1", "asgi__group__x", "__group__"] {
-            let channel =
-                channel_from_beginning(&group_channel_beginning("asgi", ""), &group.into());
-            assert_eq!(group_of_channel("asgi", &channel), Some(group));
-        }
-        assert_eq!(group_of_channel("asgi", b"asgi2__group__a"), None);
-        assert_eq!(group_of_channel("asgi", b"asgi__group__\xff"), None);
     }
 }

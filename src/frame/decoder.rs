@@ -76,11 +76,6 @@ impl Decoder {
         }
     }
 
-    /// Returns true if a frame or a message is incomplete. Only then does the decoder own heap memory.
-    pub fn is_mid_message(&self) -> bool {
-        self.partial.is_some()
-    }
-
     /// Returns the bytes of heap memory that it owns: those of an incomplete message.
     pub fn memory(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.memory())

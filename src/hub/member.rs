@@ -250,12 +250,6 @@ impl Member {
         groups.iter().all(healed) && (!groups.is_empty() || self.outbound.holds_any())
     }
 
-    /// Returns true if the socket is in the group.
-    pub fn is_in(&self, group: &GroupName) -> bool {
-        let groups = self.groups.lock();
-        groups.iter().any(|entered| entered.name() == group)
-    }
-
     /// Returns the names of the socket's groups.
     pub fn groups(&self) -> Vec<GroupName> {
         let groups = self.groups.lock();
