@@ -29,7 +29,7 @@
 //!   own channel, which `relay/audience` obeys or delivers.
 //! * A frame with the next token of its socket: `socket/connection` → `socket/refresh` → `admission` → `hub/roster`.
 //! * A revocation in the API to a closed socket: `api/revocations` → `revocation` (denied first) → `fleet` →
-//!   `channel_layer/control` → on each replica `tenant/obey` → `revocation` → `hub/eviction` → `socket/connection`.
+//!   `channel_layer/control` → on each replica `tenant/obey` → `tenant/eviction` → `hub/eviction` → `socket/connection`.
 #![doc(test(attr(deny(warnings))))]
 
 pub use admission::Identity;
@@ -85,7 +85,7 @@ pub mod render;
 pub mod revocation;
 pub mod token_auth;
 
-// floor 4: what a route does
+// floor 4: what a route does, a tenant's life, all replicas as one
 pub mod consumer;
 pub mod fleet;
 pub mod replica;

@@ -22,11 +22,11 @@ use crate::stores::redis_keys;
 
 use answer::Answer;
 use message::{Command, NotCarried, Op};
-use registry::Registered;
+use replica_list::Registered;
 use serve::Wishes;
 
 pub use deployment::DeploymentLine;
-pub use registry::{Doubt, ReplicaRegistry};
+pub use replica_list::{Doubt, ReplicaList};
 pub use reply::{Reply, reply_channel};
 pub use serve::{hear_deployment, serve_deployment, serve_replies};
 pub use turns::MessageTurn;
@@ -34,7 +34,7 @@ pub use turns::MessageTurn;
 pub mod answer;
 mod deployment;
 pub mod message;
-mod registry;
+mod replica_list;
 mod reply;
 mod serve;
 mod turns;
@@ -158,7 +158,7 @@ impl Gathered {
 
 /// This replica among the others.
 pub struct Fleet {
-    registry: Arc<ReplicaRegistry>,
+    replicas: Arc<ReplicaList>,
     /// The time limit for answers (`api.timeout`).
     timeout: ArcSwap<Duration>,
     /// The line of all replicas; `None` without a `[redis]`.
@@ -173,10 +173,10 @@ pub struct Fleet {
 const MOST_ANSWERS: usize = 1024;
 
 impl Fleet {
-    /// Makes the fleet as the replica of `registry` sees it; questions wait for answers for at most `timeout`.
-    pub fn new(registry: Arc<ReplicaRegistry>, timeout: Duration) -> Arc<Self> {
+    /// Makes the fleet as the replica of `replicas` sees it; questions wait for answers for at most `timeout`.
+    pub fn new(replicas: Arc<ReplicaList>, timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
-            registry,
+            replicas,
             timeout: ArcSwap::from_pointee(timeout),
             deployment: ArcSwapOption::empty(),
             wishes: Wishes::default(),
@@ -186,7 +186,7 @@ impl Fleet {
 
     /// Returns the id of this replica.
     pub fn replica(&self) -> &ReplicaId {
-        self.registry.replica()
+        self.replicas.replica()
     }
 
     /// Returns the time limit for answers.
@@ -212,12 +212,12 @@ impl Fleet {
         };
         let message = command.to_json()?;
         let deadline = Instant::now() + self.timeout();
-        let registered = self.registry.registered(&circle.list, circle.key_store);
+        let registered = self.replicas.registered(&circle.list, circle.key_store);
         let (receivers, registered) = tokio::join!(
             circle.control.publish(message),
             timeout_at(deadline, registered)
         );
-        let registered = registered.unwrap_or_else(|_| self.registry.only_this(Doubt::ListNotRead));
+        let registered = registered.unwrap_or_else(|_| self.replicas.only_this(Doubt::ListNotRead));
         Ok(question.gather(registered, receivers?, deadline).await)
     }
 

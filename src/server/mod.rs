@@ -11,7 +11,10 @@ use axum::Router;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::api::health::Progress;
+use crate::api::{
+    self,
+    health::{self, Progress},
+};
 use crate::clock::UnixTime;
 use crate::config::{Config, ConfigErrors, FileMarks, Warning};
 use crate::consumer::Registry;
@@ -55,7 +58,6 @@ mod loopback;
 mod on_demand;
 mod readiness;
 mod reload;
-mod router;
 mod shed;
 mod start;
 
@@ -93,7 +95,7 @@ pub struct Server {
     tenants: Arc<Tenants>,
     door: Arc<Door>,
     reloader: Arc<Reloader>,
-    registry: Arc<fleet::ReplicaRegistry>,
+    replicas: Arc<fleet::ReplicaList>,
     /// The tasks whose end stops the process.
     critical: Critical,
 }
@@ -147,7 +149,7 @@ impl Server {
         metrics::config_reload(true, UnixTime::now().0);
         let door = parts.door(pages, bounds, descriptors);
         let progress = Arc::new(Progress::default());
-        let probes = guarded(router::admin(parts.admin(recorder.clone(), &progress)));
+        let probes = guarded(health::router(parts.admin(recorder.clone(), &progress)));
         admin::start(listeners.admin, probes, recorder, bounds.admin)?;
         let api = listeners
             .api
@@ -158,11 +160,11 @@ impl Server {
             tenants: parts.tenants.clone(),
             door: door.clone(),
             reloader: parts.reloader.clone(),
-            registry: parts.registry.clone(),
+            replicas: parts.replicas.clone(),
             critical: parts.start(&door, progress),
         };
         if let Some((listener, state)) = api {
-            let router = guarded(router::management(state));
+            let router = guarded(api::router(state));
             let serving = async move { Ok(http::serve(listener, router, bounds.api).await) };
             server.critical.spawn(serving);
         }
@@ -223,7 +225,7 @@ impl Server {
         };
         let ended = drain.run(&mut signals).await;
         // Other replicas stop waiting for answers from this one. If the call fails, the entry expires by itself.
-        drop(timeout(LEAVING, self.registry.leave()).await);
+        drop(timeout(LEAVING, self.replicas.leave()).await);
         let tenants = self.tenants.with_sockets();
         // Workers are told of handshakes that ended at the very last. Each message limits its own time.
         let said = tenants.iter().map(|tenant| tenant.relay.last_words_said());

@@ -75,7 +75,7 @@ pub(super) struct ServerParts {
     pub(super) tenants: Arc<Tenants>,
     pub(super) life: Arc<ReplicaLife>,
     pub(super) reloader: Arc<Reloader>,
-    pub(super) registry: Arc<fleet::ReplicaRegistry>,
+    pub(super) replicas: Arc<fleet::ReplicaList>,
     /// The registry of tenants, for the listeners.
     book: Option<Arc<dyn TenantBook>>,
     config: Config,
@@ -94,29 +94,28 @@ impl ServerParts {
         tenant_registry: Option<Arc<TenantRegistry>>,
     ) -> anyhow::Result<Self> {
         let replica = ReplicaId::random();
+        let replicas = fleet::ReplicaList::new(replica.clone());
+        let fleet = Fleet::new(replicas.clone(), config.api.timeout);
         let builder = Builder::new(&config, options.registry, &replica, options.memory);
-        let tenants = Arc::new(Tenants::default());
+        let (budget, series) = (builder.budget().clone(), builder.series().clone());
+        budget.set_most(limits::queue_bound(
+            config.server.max_queue_bytes,
+            limits::memory_limit(),
+        ));
         let builder = Arc::new(Mutex::new(builder));
+        let tenants = Arc::new(Tenants::default());
+        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), replicas.clone());
         let files = FileTenants::default().followed_by(&config, options.included);
         let built = reload::build(&builder, tenant_registry.as_deref(), files, &tenants)?;
         reload::record_troubles(&built.files, &tenants);
-        let registry = fleet::ReplicaRegistry::new(replica);
-        let fleet = Fleet::new(registry.clone(), config.api.timeout);
-        let tenancy = Tenancy::new(tenants.clone(), fleet.clone(), registry.clone());
         tenancy.serve(built.serving, &builder.lock(), &built.config);
         if let Some(registry) = &tenant_registry {
             registry.was_served(!built.is_incomplete);
         }
         metrics::unchecked_servers(validation::unchecked(&built.config).len());
-        let api_keys = Arc::new(ApiKeys::new(&built.config));
         let line = builder.lock().deployment(&config, &[])?;
         tenancy.take_part(line, &builder.lock());
-        let budget = builder.lock().budget().clone();
-        let series = builder.lock().series().clone();
-        budget.set_most(limits::queue_bound(
-            config.server.max_queue_bytes,
-            limits::memory_limit(),
-        ));
+        let api_keys = Arc::new(ApiKeys::new(&built.config));
         let reloader = Arc::new(Reloader {
             load: options.load,
             state: Mutex::new(Applied {
@@ -126,7 +125,7 @@ impl ServerParts {
                 marks: options.marks,
             }),
             builder,
-            registry: tenant_registry.clone(),
+            registry: tenant_registry,
             tenants: tenants.clone(),
             tenancy,
             api_keys: api_keys.clone(),
@@ -134,19 +133,12 @@ impl ServerParts {
             turn: tokio::sync::Mutex::default(),
             making: tokio::sync::Mutex::default(),
         });
-        let book = tenant_registry.map(|registry| -> Arc<dyn TenantBook> {
-            Arc::new(ServedRegistry {
-                registry,
-                reloader: reloader.clone(),
-                changing: Default::default(),
-            })
-        });
         Ok(Self {
             tenants,
             life: Arc::default(),
+            book: book_of(&reloader),
             reloader,
-            registry,
-            book,
+            replicas,
             config,
             strict: options.strict,
             fleet,
@@ -226,8 +218,8 @@ impl ServerParts {
     pub(super) fn start(self, door: &Door, progress: Arc<Progress>) -> Critical {
         let mut critical = Critical::new();
         critical.spawn(async { Err(anyhow::anyhow!("{} failed", tasks::failed().await)) });
-        let (registry, watching) = (self.registry, self.reloader.clone());
-        critical.spawn(async move { Ok(registry.run().await) });
+        let (replicas, watching) = (self.replicas, self.reloader.clone());
+        critical.spawn(async move { Ok(replicas.run().await) });
         let tenant_registry = self.reloader.registry.clone();
         if let Some(registry) = tenant_registry.clone() {
             let [following, making, letting_go] = [(); 3].map(|()| self.reloader.clone());
@@ -268,6 +260,16 @@ impl ServerParts {
         ));
         critical
     }
+}
+
+/// Returns the registry of tenants as the listeners see it; `None` without one.
+fn book_of(reloader: &Arc<Reloader>) -> Option<Arc<dyn TenantBook>> {
+    let registry = reloader.registry.clone()?;
+    Some(Arc::new(ServedRegistry {
+        registry,
+        reloader: reloader.clone(),
+        changing: Default::default(),
+    }))
 }
 
 /// Carries out the requests to all replicas.

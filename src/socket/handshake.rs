@@ -197,7 +197,7 @@ async fn check(
     entrant: Entrant,
     head: &Parts,
     door: &Door,
-    place: &mut HandshakePlace,
+    handshake: &mut HandshakePlace,
 ) -> Result<(Box<ReadySocket>, Option<Acceptance>), Reason> {
     let tenant = admitted.tenant.clone();
     let authenticator = &tenant.authenticator;
@@ -207,7 +207,7 @@ async fn check(
         None if !tenant.parts[admitted.route].anonymous => return Err(Refusal::TokenMissing.into()),
         token => token,
     };
-    place.enter(HandshakeStage::Answering);
+    handshake.enter(HandshakeStage::Answering);
     let place = entrant.take_place().ok_or(Refusal::Overloaded)?;
     // The tenant hears its control channel before the denylist is read, so that no revocation falls between.
     tenant.opens().await?;

@@ -212,11 +212,11 @@ mod tests {
 
     use super::*;
     use crate::channel_layer::Control;
-    use crate::fleet::{Fleet, ReplicaRegistry};
+    use crate::fleet::{Fleet, ReplicaList};
     use crate::ids::ReplicaId;
 
     fn answer() -> Reply {
-        let registry = ReplicaRegistry::new(ReplicaId::random());
+        let registry = ReplicaList::new(ReplicaId::random());
         let fleet = Fleet::new(registry, Duration::from_secs(1));
         let control = Arc::new(Control::in_memory(&Arc::default(), "control"));
         Reply::new(&fleet, &control, (None, None), 0)

@@ -14,7 +14,7 @@ use super::{Making, Makings, RouteParts, Tenant, Tenants, look, obey, upkeep, wo
 use crate::channel_layer::Control;
 use crate::close_code::CloseReason;
 use crate::config::Config;
-use crate::fleet::{self, DeploymentLine, Fleet, ReplicaRegistry, reply_channel};
+use crate::fleet::{self, DeploymentLine, Fleet, ReplicaList, reply_channel};
 use crate::hosts::HostTable;
 use crate::hub::{Hub, close_paced};
 use crate::ids::TenantId;
@@ -51,7 +51,7 @@ struct Running {
 pub struct Tenancy {
     tenants: Arc<Tenants>,
     fleet: Arc<Fleet>,
-    registry: Arc<ReplicaRegistry>,
+    replicas: Arc<ReplicaList>,
     running: Mutex<BTreeMap<TenantId, Running>>,
     /// The task behind each control channel.
     hearing: Mutex<Vec<(Weak<Control>, Weak<Task>)>>,
@@ -63,15 +63,11 @@ pub struct Tenancy {
 
 impl Tenancy {
     /// Serves nothing yet.
-    pub fn new(
-        tenants: Arc<Tenants>,
-        fleet: Arc<Fleet>,
-        registry: Arc<ReplicaRegistry>,
-    ) -> Arc<Self> {
+    pub fn new(tenants: Arc<Tenants>, fleet: Arc<Fleet>, replicas: Arc<ReplicaList>) -> Arc<Self> {
         Arc::new(Self {
             tenants,
             fleet,
-            registry,
+            replicas,
             running: Mutex::default(),
             hearing: Mutex::default(),
             replies: Mutex::default(),
@@ -118,7 +114,7 @@ impl Tenancy {
         let mut lines = self.deployment();
         lines.sort_by_key(|line| !same_line(Some(line), present.as_ref()));
         let stores = lines.iter().map(|line| line.key_store.clone());
-        self.registry.set_deployment(stores.collect());
+        self.replicas.set_deployment(stores.collect());
     }
 
     /// Leaves a line of the deployment, unless another reload has come back to it.
@@ -381,7 +377,7 @@ impl Tenancy {
     fn register(&self) {
         let tenants = self.tenants.with_sockets();
         let stores = tenants.iter();
-        self.registry
+        self.replicas
             .set_tenants(stores.map(|tenant| (tenant.id.clone(), tenant.key_store.clone())));
     }
 

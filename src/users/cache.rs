@@ -34,9 +34,14 @@ pub struct CachedPair {
 impl CachedPair {
     /// Returns the generation in the form that records hold: empty if the key is absent.
     pub(super) fn generation(&self) -> Result<Cow<'_, str>, Unreadable> {
-        let generation = self.generation.as_ref().map_err(|error| *error)?.as_deref();
-        Ok(generation.map_or(Cow::Borrowed(""), String::from_utf8_lossy))
+        generation_text(&self.generation)
     }
+}
+
+/// Returns a generation in the form that records hold: empty if the key is absent.
+pub(super) fn generation_text(value: &KeyValue) -> Result<Cow<'_, str>, Unreadable> {
+    let generation = value.as_ref().map_err(|error| *error)?.as_deref();
+    Ok(generation.map_or(Cow::Borrowed(""), String::from_utf8_lossy))
 }
 
 /// The use that a cached record still has.

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::cache::{Cached, Policy};
+use self::cache::{Cached, Policy, generation_text};
 use self::local::LocalCache;
 use self::lookup::{Lookups, UserSource, Wanted};
 use crate::clock::UnixTime;
@@ -29,18 +29,18 @@ use crate::tasks;
 
 pub use self::cache::CachedPair;
 pub use self::claimed::{UserBook, user_of_claims};
+pub use self::named_fields::{MissingField, WantedField, missing_fields, wanted_fields};
 pub use self::permissions::{AUTHORIZE_EXAMPLE, PermissionError, Permissions};
 pub use self::record::UserRecord;
-pub use self::wanted::{MissingField, WantedField, missing_fields, wanted_fields};
 
 mod cache;
 mod claimed;
 mod local;
 mod lookup;
+mod named_fields;
 mod permissions;
 mod record;
 mod unusable;
-mod wanted;
 
 /// The longest wait for the database where a stale record is at hand. A healthy database answers sooner, also in a storm of
 /// connects; one that is locked would hold each handshake for the time of a statement.
@@ -245,13 +245,7 @@ impl Users {
         };
         let tenant = &self.shared.policy.tenant;
         let reads: Vec<KeyRead> = ids.iter().map(|id| generation(tenant, id)).collect();
-        let text = |generation| {
-            let pair = CachedPair {
-                record: Ok(None),
-                generation,
-            };
-            pair.generation().ok().map(Arc::from)
-        };
+        let text = |generation| generation_text(&generation).ok().map(Arc::from);
         let found = redis.get_each(reads).await.unwrap_or_default();
         found.into_iter().map(text).collect()
     }

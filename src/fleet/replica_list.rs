@@ -1,4 +1,4 @@
-//! The registry of replicas: each replica keeps a key of its own alive in every Redis that it uses.
+//! The list of replicas: each replica keeps a key of its own alive in every Redis that it uses.
 //!
 //! `lockgate::replica:ID` (string, JSON, EX 10) marks a replica as alive. The set `lockgate:TENANT:replicas` lists the
 //! replicas that serve a tenant, so that no scan is needed and several deployments may share a Redis. A killed replica
@@ -79,8 +79,8 @@ struct ListEntry {
     refused: bool,
 }
 
-/// The registry entries of this replica.
-pub struct ReplicaRegistry {
+/// The entries of this replica, and what it knows of the lists.
+pub struct ReplicaList {
     replica: ReplicaId,
     started_at: u64,
     /// Each store with the tenants whose keys it holds.
@@ -100,8 +100,8 @@ pub struct ReplicaRegistry {
     writing: tokio::sync::Mutex<()>,
 }
 
-impl ReplicaRegistry {
-    /// Makes the registry of `replica`. [`ReplicaRegistry::run`] writes its entries.
+impl ReplicaList {
+    /// Makes the entries of `replica`. [`ReplicaList::run`] writes its entries.
     pub fn new(replica: ReplicaId) -> Arc<Self> {
         Arc::new(Self {
             replica,
@@ -471,21 +471,21 @@ mod tests {
     /// The deployment's store stayed until the goodbyes were said, and a renewal wrote the sign of life there again.
     #[tokio::test]
     async fn a_replica_that_leaves_renews_nothing() {
-        let registry = ReplicaRegistry::new(ReplicaId::random());
-        registry.set_deployment(vec![KeyStore::Memory(Arc::default())]);
-        let turn = registry.writing.lock().await;
-        registry.renew_now.notify_one();
-        let mut renewals = pin!(registry.clone().run());
+        let replicas = ReplicaList::new(ReplicaId::random());
+        replicas.set_deployment(vec![KeyStore::Memory(Arc::default())]);
+        let turn = replicas.writing.lock().await;
+        replicas.renew_now.notify_one();
+        let mut renewals = pin!(replicas.clone().run());
         assert!(renewals.as_mut().now_or_never().is_none());
-        let mut leave = pin!(registry.leave());
+        let mut leave = pin!(replicas.leave());
         assert!(leave.as_mut().now_or_never().is_none());
-        assert!(registry.all_stores().is_empty());
+        assert!(replicas.all_stores().is_empty());
         drop(turn);
         // The renewal waited first, and gives way.
         assert!(renewals.as_mut().now_or_never().is_none());
         assert!(leave.as_mut().now_or_never().is_some());
-        registry.renew_now.notify_one();
+        replicas.renew_now.notify_one();
         assert!(renewals.as_mut().now_or_never().is_none());
-        assert!(registry.renew_now.notified().now_or_never().is_some());
+        assert!(replicas.renew_now.notified().now_or_never().is_some());
     }
 }
