@@ -22,7 +22,7 @@ pub enum Precondition {
     Versions(Vec<i64>),
 }
 
-/// What a change needs beside its tenant.
+/// The condition of a change, its author, and the wait of its caller.
 #[derive(Clone, Debug)]
 pub struct ChangeOrder {
     /// The state of the tenant that it asks for.

@@ -38,7 +38,7 @@ pub(super) enum TenantState {
     Degraded,
 }
 
-/// Where a tenant is configured.
+/// The place in which a tenant is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum TenantSource {

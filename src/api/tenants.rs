@@ -213,7 +213,7 @@ pub(super) struct Reloaded {
     applied: usize,
     /// The ids of the replicas that refused it; their logs say why.
     refused: Vec<String>,
-    /// What this replica does not serve as its files say.
+    /// The tenants and files that this replica does not serve as its files say.
     degraded: Vec<NotAsWritten>,
     /// The ids of the other replicas that do not serve all as their files say; their lists of tenants say why.
     degraded_on: Vec<String>,

@@ -28,7 +28,7 @@ pub(crate) struct IncludedFiles {
     tenants: BTreeMap<String, usize>,
 }
 
-/// What a mistake is about.
+/// The subject of a mistake.
 pub(crate) enum Concerned<'c> {
     /// The deployment, or a tenant of the main file.
     Deployment,

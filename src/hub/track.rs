@@ -12,7 +12,7 @@ const MOST_KEPT: usize = 256;
 /// The most bytes of them.
 const MOST_KEPT_BYTES: usize = 256 * 1024;
 
-/// How far the recorded events of a group are delivered.
+/// The progress of a group through its recorded events: those that are delivered.
 #[derive(Debug, Default)]
 pub enum Track<E> {
     /// No event and no position is known.

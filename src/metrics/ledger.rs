@@ -18,7 +18,7 @@ pub(super) const OTHER_TENANTS: &str = "_other";
 /// The label of what is counted before a tenant is known.
 pub(super) const NO_TENANT: &str = "_none";
 
-/// What is counted before a tenant is known.
+/// The counts from before a tenant is known.
 pub(super) static WITHOUT_TENANT: LazyLock<Ledger> = LazyLock::new(Ledger::default);
 
 /// The most labels of a family beside `tenant`.

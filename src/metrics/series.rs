@@ -38,7 +38,7 @@ struct SeriesBook {
     tenants: BTreeMap<TenantId, SeriesEntry>,
     /// The number of tenants that have a place.
     placed: usize,
-    /// What tenants that are gone have counted in `_other`.
+    /// The counts in `_other` of tenants that are gone.
     gone: Sums,
     looked: Option<Instant>,
 }

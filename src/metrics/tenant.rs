@@ -297,7 +297,7 @@ impl TenantMetrics {
     }
 }
 
-/// Where the series of a tenant are.
+/// The place of the series of a tenant.
 enum SeriesHome {
     /// In the book of its gateway.
     Book(SeriesStay),

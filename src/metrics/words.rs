@@ -62,7 +62,7 @@ labels! {
         Error = "error",
     }
 
-    /// How far a handshake has come.
+    /// The progress of a handshake.
     pub enum HandshakeStage {
         /// The client has sent nothing.
         Silent = "silent",

@@ -1,4 +1,4 @@
-//! Which replicas of a tenant live, as one Redis server knows it.
+//! The replicas of a tenant that live, as one Redis server knows them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -32,7 +32,7 @@ struct NoticePlace {
     number: u64,
 }
 
-/// How far the view can be believed.
+/// The trust that the view deserves.
 #[derive(Debug)]
 enum Belief {
     /// Nothing was read yet. Notices are passed on; the users in them are remembered.

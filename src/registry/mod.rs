@@ -111,9 +111,9 @@ struct KnownTenants {
     is_new: bool,
 }
 
-/// What is put together to a configuration.
+/// The tenants that are put together to a configuration.
 struct Beginning {
-    /// What is known now.
+    /// The rows that are known now.
     pages: TenantPages,
     /// The number of the last change in it.
     seen: i64,

@@ -1,4 +1,4 @@
-//! What the relay drops: counted each time, logged once for each cause.
+//! Reports of events that the relay drops: each is counted, and each cause is logged once.
 
 use super::Relay;
 use super::acceptance::AcceptanceError;

@@ -1,4 +1,4 @@
-//! What is wrong with a Redis that holds a denylist: as the log and `/readyz` say it, with the action to take.
+//! The faults of a Redis that holds a denylist: as the log and `/readyz` say it, with the action to take.
 
 use crate::stores::inspection::{CLOCK_MAY_DIFFER, Facts, Failover, OLDEST_VERSION, Role};
 use crate::stores::redis_keys::EPOCH;

@@ -35,7 +35,7 @@ pub(super) struct FileTenants {
     files: TenantFiles,
     /// The files with mistakes that are not those of one tenant.
     wrong_files: BTreeMap<PathBuf, WrongFile>,
-    /// What can be served; `None` until it is put together.
+    /// The configuration that can be served; `None` until it is put together.
     served: Option<Config>,
 }
 

@@ -177,7 +177,7 @@ impl Facts {
     }
 }
 
-/// What a failover may take from revocations: replicas get writes a moment later than clients get the answer.
+/// The revocations that a failover may take: replicas get writes a moment later than clients get the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
     /// The login may not ask, or the server is itself a replica.

@@ -32,7 +32,7 @@ pub struct Tenants {
     pub(super) neighbours: Neighbours,
     /// The tenants that are asked for and not made yet.
     demand: Demand,
-    /// What is not served as the included files say.
+    /// The tenants and files that are not served as the included files say.
     file_troubles: ArcSwap<Vec<FileTrouble>>,
 }
 

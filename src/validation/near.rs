@@ -105,7 +105,7 @@ fn near(config: &Config, ids: &BTreeSet<&TenantId>) -> Config {
     }
 }
 
-/// What a tenant has that no other may have.
+/// The things of a tenant that no other may have.
 struct Shares<'c> {
     config: &'c Config,
     tenant: &'c TenantConfig,

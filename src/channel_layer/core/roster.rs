@@ -33,7 +33,7 @@ struct Membership {
     waiters: Vec<oneshot::Sender<Result<(), ErrorKind>>>,
 }
 
-/// How long this process has known each event that was sent to a group when it was sent.
+/// The time for which this process has known each event of a group, at the moment in which the event is sent.
 #[derive(Clone, Copy)]
 enum Watch {
     /// Since the group's events were moved, and still.

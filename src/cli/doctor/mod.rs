@@ -104,7 +104,7 @@ pub(super) fn run(path: Option<&Path>, arguments: &DoctorArguments) -> ExitCode 
     }
 }
 
-/// What is looked at.
+/// The subject of a look.
 struct Subject {
     config: Config,
     /// The tenant that is looked at alone, with those whose events could meet its own.

@@ -203,6 +203,39 @@ fn only_tasks_starts_tasks_without_an_owner() {
     }
 }
 
+/// A doc comment is read beside a name or alone in a list, so it begins with the thing, as "The subject of a mistake", and not as the
+/// answer to a question, as "What a mistake is about".
+#[test]
+fn no_doc_comment_begins_as_a_question() {
+    let mut found = Vec::new();
+    for source in &house().files {
+        let text = std::fs::read_to_string(src().join(&source.file)).unwrap();
+        let lines = questions(&text).into_iter();
+        found.extend(lines.map(|line| format!("{}:{line}", source.file)));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Returns the lines on which a doc comment begins with a word of a question.
+fn questions(text: &str) -> Vec<usize> {
+    let words = [
+        "What", "Who", "Whoever", "Whose", "Whether", "How", "Where", "Which",
+    ];
+    let doc = |line: &str| {
+        let line = line.trim_start();
+        let text = line.strip_prefix("///").or(line.strip_prefix("//!"));
+        text.map(|text| text.trim_start().to_owned())
+    };
+    let docs: Vec<_> = text.lines().map(doc).collect();
+    let begins = |at: &usize| *at == 0 || docs[at - 1].is_none();
+    let asks = |at: &usize| {
+        let first = docs[*at].as_ref().and_then(|text| text.split(' ').next());
+        first.is_some_and(|first| words.contains(&first))
+    };
+    let found = (0..docs.len()).filter(|at| begins(at) && asks(at));
+    found.map(|at| at + 1).collect()
+}
+
 /// The checks themselves, on small houses.
 mod of_small_houses {
     use super::*;
@@ -376,5 +409,11 @@ mod of_small_houses {
             circles_of("pub use a::A; pub use b::B;", "use super::B;", "", ""),
             none
         );
+    }
+
+    #[test]
+    fn a_doc_comment_that_begins_as_a_question_is_caught() {
+        let text = "//! How it goes.\n\n/// A thing.\n/// Which is fine.\nstruct A;\n\n    /// What it is.\n    b: u8,\n// Why: here.\n/// Whatever comes.";
+        assert_eq!(questions(text), [1, 7]);
     }
 }
