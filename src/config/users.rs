@@ -27,7 +27,7 @@ table! {
         pub table: String as Text => "auth_user".to_owned(),
         /// A statement with `:user_ids` (`… WHERE id IN (:user_ids)`) that returns at least `id` and `is_active`. On PostgreSQL, MySQL and
         /// MariaDB it stands in a subquery, where `SQL_NO_CACHE` and `SQL_CALC_FOUND_ROWS` cannot. Two columns of one name take MySQL 8.0
-        /// or MariaDB 10.2.
+        /// or MariaDB 10.2. It has at most 1,024 columns.
         pub query: Option<String> as Optional(Text) => None,
         /// The type of ids.
         pub id_type: IdType as choice() => IdType::Int,

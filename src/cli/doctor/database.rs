@@ -208,7 +208,9 @@ async fn columns(
             let advice = match problem {
                 ColumnProblem::NotReadable { .. } => "grant SELECT on it",
                 ColumnProblem::NotReturned { .. } => "let users.query return it",
-                ColumnProblem::NotInSubquery(_) => "correct users.query",
+                ColumnProblem::NotInSubquery(_) | ColumnProblem::TooMany { .. } => {
+                    "correct users.query"
+                }
                 _ => "name the model's table in users.table, or write users.query",
             };
             findings.add(on, Severity::Fail, format!("{id}: {problem}"), advice);

@@ -17,6 +17,9 @@ const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// The most rows of one statement: eight for each of the most users that it may ask for. A collation without case finds more
 /// than one.
 pub(super) const MAX_ROWS: usize = 8 * super::MAX_IDS;
+/// The most columns of a statement that reads users, which are 64 bytes of its fields for each. A `SELECT *` of a view may have four
+/// times as many, and each stands in every row and in the statements around it.
+pub(super) const MAX_COLUMNS: usize = 1024;
 /// Bytes of a value that stays in a row that is too long: the id of a user.
 pub(super) const MAX_ID: usize = 1024;
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::answer::MAX_COLUMNS;
 use super::bounded::DescribedColumn;
 use super::link::{AskError, ValueFault};
 use super::statement::{self, Statement};
@@ -19,6 +20,14 @@ pub(super) struct Columns {
     pub(super) field_type: Option<String>,
     /// The columns that a query returns.
     described: Vec<DescribedColumn>,
+}
+
+impl Columns {
+    /// Returns the reason why a statement with these columns is not asked.
+    pub(super) fn too_many(&self) -> Option<ColumnProblem> {
+        let count = self.described.len();
+        (count > MAX_COLUMNS).then_some(ColumnProblem::TooMany { count })
+    }
 }
 
 impl Database {
@@ -89,6 +98,9 @@ impl Database {
     pub async fn check_columns(&self, query: &UserQuery) -> Result<Vec<String>, ColumnProblem> {
         let columns = self.columns(query).await;
         let columns = columns.map_err(|failed| failed.error)?;
+        if let Some(problem) = columns.too_many() {
+            return Err(problem);
+        }
         if let Some(column) = query.missing(&columns.readable) {
             return Err(missing_column(query, &columns, column));
         }

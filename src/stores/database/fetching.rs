@@ -232,6 +232,9 @@ impl Database {
             return Ok(plan);
         }
         let columns = self.columns(query).await?;
+        if let Some(problem) = columns.too_many() {
+            return Err(refused(problem));
+        }
         if query.table().is_some()
             && let Some(column) = query.missing(&columns.readable)
         {

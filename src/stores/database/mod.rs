@@ -13,7 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::sqlite::SqlitePoolOptions;
 use sqlx::{MySqlPool, SqlitePool};
 
-use self::answer::SqlAnswer;
+use self::answer::{MAX_COLUMNS, SqlAnswer};
 use self::bounded::DescribedColumn;
 use self::budget::Gate;
 use self::link::{Ask, AskError, Health, ValueFault};
@@ -64,6 +64,11 @@ pub enum ColumnProblem {
     NotReadable { table: String, column: String },
     #[error("users.query returns no column {column}")]
     NotReturned { column: String },
+    #[error(
+        "users.query returns {count} columns, more than {}; select those that are needed",
+        MAX_COLUMNS
+    )]
+    TooMany { count: usize },
     #[error(
         "users.query cannot stand in a subquery: {0}. SQL_NO_CACHE and SQL_CALC_FOUND_ROWS cannot, nor on MySQL 5.7 two columns of one name"
     )]

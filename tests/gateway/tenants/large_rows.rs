@@ -191,3 +191,39 @@ async fn rows_of_100_mb_on_sqlite_cost_no_memory_and_no_other_user() {
         .run();
     rows_are_bounded(&database, QUERY, &LONG).await;
 }
+
+/// Before: the statement around the query had each column as often as there are columns, which were 0.9 GB of text.
+#[tokio::test]
+async fn a_view_of_thousands_of_columns_costs_no_memory_and_no_other_tenant() {
+    let database = Database::mariadb().await;
+    for statement in tables("longtext") {
+        database.execute(&statement).await;
+    }
+    let view = |columns: &str| {
+        format!(
+            "CREATE OR REPLACE VIEW wide AS SELECT people.*, {columns} FROM people JOIN notes ON notes.user_id = people.id"
+        )
+    };
+    database.execute(&view("notes.note AS first")).await;
+    let gateway = gateway()
+        .tenant("acme")
+        .with("users.query", "SELECT * FROM wide WHERE id IN (:user_ids)")
+        .users(&database)
+        .tenant("other")
+        .start()
+        .await;
+    let (acme, other) = (gateway.named("acme"), gateway.named("other"));
+    let replica = gateway.replica();
+    let dial = replica.dial(acme, CHAT);
+    let mut socket = dial.token(&acme.token("1")).open().await;
+    let before = replica.process.peak_memory();
+    let columns: Vec<_> = (0..4000).map(|at| format!("notes.more AS c{at}")).collect();
+    // The column that is gone has the others read at once.
+    database.execute(&view(&columns.join(", "))).await;
+    refused(&gateway, acme, "2").await;
+    socket.ping().await;
+    let dial = replica.dial(other, CHAT);
+    dial.token(&other.token("1")).open().await.ping().await;
+    let grown = replica.process.peak_memory().saturating_sub(before);
+    assert!(grown < GROWTH, "{} MiB", grown >> 20);
+}

@@ -94,13 +94,14 @@ pub(super) async fn run_mysql(url: &str, statements: &[String]) {
     }
 }
 
-async fn sqlite(dir: &tempfile::TempDir) -> String {
+pub(super) async fn sqlite(dir: &tempfile::TempDir, more: &[String]) -> String {
     let url = format!("sqlite://{}", dir.path().join("db").display());
     let mut conn = SqliteConnection::connect(&format!("{url}?mode=rwc"))
         .await
         .unwrap();
     let mut tables = vec![SQLITE_USER.to_owned(), USERS.to_owned()];
     tables.extend(other_tables("char(32)", &UUID.replace('-', ""), "text"));
+    tables.extend_from_slice(more);
     for sql in tables {
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut conn)
@@ -819,7 +820,7 @@ async fn rows_hold_on_mariadb() {
 #[tokio::test]
 async fn rows_hold_on_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    let url = sqlite(&dir).await;
+    let url = sqlite(&dir, &[]).await;
     let plain = Setup::new(&url);
     assert_eq!(
         plain
@@ -1049,7 +1050,7 @@ async fn a_known_user_is_served_while_the_database_is_down() {
 #[tokio::test]
 async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
     let (redis, dir) = (Server::redis(), tempfile::tempdir().unwrap());
-    let url = sqlite(&dir).await;
+    let url = sqlite(&dir, &[]).await;
     let store = redis_store(&redis);
     let mut setup = Setup::new(&url);
     setup.users.local_ttl = Duration::ZERO;
@@ -1202,7 +1203,7 @@ async fn records_are_kept_in_redis_and_believed_only_where_they_belong() {
 #[tokio::test]
 async fn what_is_forgotten_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
-    let url = sqlite(&dir).await;
+    let url = sqlite(&dir, &[]).await;
     let users = Setup::new(&url).users(None);
     let alice: UserId = "1".into();
     assert!(users.local(&alice).is_none());

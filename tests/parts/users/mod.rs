@@ -3,3 +3,4 @@
 mod database;
 mod faults;
 pub(crate) mod servers;
+mod wide;
