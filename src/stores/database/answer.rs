@@ -6,7 +6,7 @@
 use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
 
-use super::value::{ColumnName, Row, SqlValue, names_of};
+use super::value::{Row, SqlValue};
 
 /// The most bytes of one row. The fields of a user may have 64 KiB as JSON, in which no byte of a column becomes less than one;
 /// the rest is for a column `password` and for columns of one name, which are no fields.
@@ -20,6 +20,8 @@ pub(super) const MAX_ROWS: usize = 8 * super::MAX_IDS;
 /// The most columns of a statement that reads users, which are 64 bytes of its fields for each. A `SELECT *` of a view may have four
 /// times as many, and each stands in every row and in the statements around it.
 pub(super) const MAX_COLUMNS: usize = 1024;
+/// Bytes of rows that are read before the other tasks of the thread have their turn: reading them takes about a millisecond.
+const TURN: usize = 64 * 1024;
 /// Bytes of a value that stays in a row that is too long: the id of a user.
 pub(super) const MAX_ID: usize = 1024;
 
@@ -32,6 +34,29 @@ pub(super) enum SqlRow {
     Whole(Row),
     /// The columns that the statement sent of a row that is too long, at most the user's id among them.
     Cut(Row),
+}
+
+impl SqlRow {
+    fn row(&self) -> &Row {
+        match self {
+            Self::Whole(row) | Self::Cut(row) => row,
+        }
+    }
+}
+
+/// The bytes of rows that were read in the present turn.
+#[derive(Debug, Default)]
+pub(super) struct ReadTurn(usize);
+
+impl ReadTurn {
+    /// Accounts for a row, and gives way to other tasks at the end of a turn.
+    pub(super) async fn spend(&mut self, bytes: usize) {
+        self.0 += bytes;
+        if self.0 >= TURN {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// The rows of a statement.
@@ -47,19 +72,24 @@ pub(super) struct SqlAnswer {
 }
 
 impl SqlAnswer {
-    /// Takes rows out of `stream` until they are too many, or one cannot be decoded.
-    pub(super) async fn read<R: sqlx::Row>(
+    /// Takes rows out of `stream` until they are too many, or one cannot be decoded. `columns` are those of the first, and serve to
+    /// `read` them all.
+    pub(super) async fn read<R: sqlx::Row, C>(
         mut stream: BoxStream<'_, Result<R, sqlx::Error>>,
-        read: impl Fn(&R, &[ColumnName]) -> Result<SqlRow, sqlx::Error>,
+        columns: impl Fn(&R) -> Vec<C>,
+        read: impl Fn(&R, &[C]) -> Result<SqlRow, sqlx::Error>,
     ) -> Result<Self, sqlx::Error> {
         let mut answer = Self::default();
-        let mut names = None;
+        let (mut known, mut turn) = (None, ReadTurn::default());
         while let Some(row) = stream.try_next().await? {
-            let names = names.get_or_insert_with(|| names_of(&row));
-            if !answer.takes(read(&row, names)?) {
+            let columns = known.get_or_insert_with(|| columns(&row));
+            let row = read(&row, columns)?;
+            let bytes = size(row.row());
+            if !answer.takes(row) {
                 answer.is_stopped = true;
                 break;
             }
+            turn.spend(bytes).await;
         }
         Ok(answer)
     }
@@ -90,7 +120,7 @@ impl SqlAnswer {
 }
 
 /// Returns the bytes of a row in memory.
-fn size(row: &Row) -> usize {
+pub(super) fn size(row: &Row) -> usize {
     let values = row.iter().map(|(_, value)| value.len());
     size_of_val(row.as_slice()) + values.sum::<usize>()
 }

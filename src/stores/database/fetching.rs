@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::answer::{MAX_ROWS, SqlAnswer};
+use super::answer::{MAX_ROWS, ReadTurn, SqlAnswer, size};
 use super::columns::missing_column;
 use super::link::{AskError, USERS, ValueFault};
 use super::statement::Bind;
@@ -185,8 +185,9 @@ impl Database {
             ..FoundRows::default()
         };
         let asked: HashSet<&UserId> = ids.iter().collect();
+        let (mut reader, mut turn) = (query.row_reader(), ReadTurn::default());
         for row in &answer.rows {
-            match query.user_row(row) {
+            match reader.read(row) {
                 // A collation that ignores case also finds users that were not asked for.
                 Ok(user) => found
                     .rows
@@ -198,6 +199,7 @@ impl Database {
                     return Err(refused(problem));
                 }
             }
+            turn.spend(size(row)).await;
         }
         for row in &answer.cut {
             match query.id_of_cut(row) {

@@ -14,7 +14,7 @@ use super::answer::{SqlAnswer, SqlRow};
 use super::bounded::{CUT, DescribedColumn};
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{ColumnName, Row, SqlValue};
+use super::value::{ColumnName, Row, SqlValue, names_of};
 
 pub(super) fn options(url: &str) -> Result<MySqlConnectOptions, sqlx::Error> {
     Ok(MySqlConnectOptions::from_str(url)?.disable_statement_logging())
@@ -48,7 +48,7 @@ impl Link for MySql {
                 Bind::Text(text) => query.bind(text.clone()),
             };
         }
-        SqlAnswer::read(query.fetch(conn), row).await
+        SqlAnswer::read(query.fetch(conn), names_of, row).await
     }
 
     async fn columns(

@@ -17,7 +17,7 @@ use super::answer::{CUT_ROW_ID, MAX_ID, MAX_ROW, SqlAnswer, SqlRow};
 use super::bounded::DescribedColumn;
 use super::link::{Ask, Link, STATEMENT_TIMEOUT, leaves_rows};
 use super::statement::Bind;
-use super::value::{ColumnName, Row, SqlValue};
+use super::value::{ColumnName, Row, SqlValue, names_of};
 
 /// The column of [`bounded_rows`] that holds the row as JSON.
 const ROW: &str = "lockgate.row";
@@ -195,7 +195,7 @@ async fn fetch(
     conn: &mut PgConnection,
     query: Query<'static, Postgres, PgArguments>,
 ) -> Result<SqlAnswer, sqlx::Error> {
-    SqlAnswer::read(query.fetch(conn), row).await
+    SqlAnswer::read(query.fetch(conn), columns_of, row).await
 }
 
 fn bound(sql: &str, ask: &Ask) -> Query<'static, Postgres, PgArguments> {
@@ -210,44 +210,41 @@ fn bound(sql: &str, ask: &Ask) -> Query<'static, Postgres, PgArguments> {
     query
 }
 
+/// A column of an answer.
+struct JsonColumn {
+    name: ColumnName,
+    /// `row_to_json` writes its NUMERIC as a number, but decimals become text, as for the other databases.
+    is_decimal: bool,
+}
+
+fn columns_of(row: &PgRow) -> Vec<JsonColumn> {
+    let columns = names_of(row).into_iter().zip(row.columns());
+    let columns = columns.map(|(name, column)| JsonColumn {
+        name,
+        is_decimal: column.type_info().name() == "NUMERIC",
+    });
+    columns.collect()
+}
+
 /// Returns the values of a row: from its JSON after [`bounded_rows`], else those of the few types in the gateway's own
 /// statements.
-fn row(row: &PgRow, names: &[ColumnName]) -> Result<SqlRow, sqlx::Error> {
-    let columns = row.columns();
-    let Some((first, columns)) = columns
-        .split_first()
-        .filter(|(first, _)| first.name() == ROW)
-    else {
-        let columns = columns.iter().zip(names);
-        let values =
-            columns.map(|(column, name)| Ok((name.clone(), plain(row, column.ordinal())?)));
-        return Ok(SqlRow::Whole(values.collect::<Result<_, sqlx::Error>>()?));
+fn row(row: &PgRow, columns: &[JsonColumn]) -> Result<SqlRow, sqlx::Error> {
+    let columns = match columns {
+        [first, _, columns @ ..] if *first.name == *ROW => columns,
+        columns => {
+            let columns = columns.iter().enumerate();
+            let values = columns.map(|(at, column)| Ok((column.name.clone(), plain(row, at)?)));
+            return Ok(SqlRow::Whole(values.collect::<Result<_, sqlx::Error>>()?));
+        }
     };
-    let (columns, names) = (
-        columns.get(1..).unwrap_or_default(),
-        names.get(2..).unwrap_or_default(),
-    );
-    let value = row.try_get_raw(first.ordinal())?;
+    let value = row.try_get_raw(0)?;
     if value.is_null() {
         return Ok(SqlRow::Cut(vec![(CUT_ROW_ID.into(), plain(row, 1)?)]));
     }
     let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
     // A database with the encoding SQL_ASCII returns any bytes.
     let text = String::from_utf8_lossy(bytes);
-    let decimal = |name: &str| {
-        let column = columns.iter().find(|column| column.name() == name);
-        column.is_some_and(|column| column.type_info().name() == "NUMERIC")
-    };
-    // `row_to_json` writes NUMERIC as a number, but decimals become text, as for the other databases.
-    let mut fields: Row =
-        object(&text, names).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    for (name, value) in &mut fields {
-        if let SqlValue::Number(digits) = value
-            && decimal(name)
-        {
-            *value = SqlValue::Text(std::mem::take(digits));
-        }
-    }
+    let fields = object(&text, columns).map_err(|error| sqlx::Error::Decode(error.into()))?;
     Ok(SqlRow::Whole(fields))
 }
 
@@ -262,10 +259,10 @@ fn plain(row: &PgRow, index: usize) -> Result<SqlValue, sqlx::Error> {
     })
 }
 
-/// Returns the fields of a JSON object, with numbers as they are written. `names` are those of the columns, which are the
-/// names of the fields in their order.
-fn object(json: &str, names: &[ColumnName]) -> Result<Row, serde_json::Error> {
-    struct Fields<'n>(&'n [ColumnName]);
+/// Returns the fields of a JSON object, with numbers as they are written. The names of the `columns` are those of the fields, in their
+/// order.
+fn object(json: &str, columns: &[JsonColumn]) -> Result<Row, serde_json::Error> {
+    struct Fields<'n>(&'n [JsonColumn]);
 
     impl<'de> Visitor<'de> for Fields<'_> {
         type Value = Row;
@@ -277,15 +274,22 @@ fn object(json: &str, names: &[ColumnName]) -> Result<Row, serde_json::Error> {
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Row, A::Error> {
             let mut fields = Row::with_capacity(self.0.len());
             while let Some((name, value)) = map.next_entry::<BorrowedName<'de>, &'de RawValue>()? {
-                let shared = self.0.get(fields.len()).filter(|own| ***own == *name.0);
-                let name = shared.cloned().unwrap_or_else(|| name.0.into());
-                fields.push((name, SqlValue::from_json(value.get())));
+                let column = self.0.get(fields.len());
+                let column = column.filter(|column| *column.name == *name.0);
+                let value = match (SqlValue::from_json(value.get()), column) {
+                    (SqlValue::Number(digits), Some(column)) if column.is_decimal => {
+                        SqlValue::Text(digits)
+                    }
+                    (value, _) => value,
+                };
+                let name = column.map_or_else(|| name.0.into(), |column| column.name.clone());
+                fields.push((name, value));
             }
             Ok(fields)
         }
     }
 
-    serde_json::Deserializer::from_str(json).deserialize_map(Fields(names))
+    serde_json::Deserializer::from_str(json).deserialize_map(Fields(columns))
 }
 
 /// A name that borrows from the input unless it holds escapes.

@@ -15,7 +15,7 @@ use super::answer::{SqlAnswer, SqlRow};
 use super::bounded::DescribedColumn;
 use super::link::{Ask, Link, STATEMENT_TIMEOUT};
 use super::statement::Bind;
-use super::value::{ColumnName, Row, SqlValue};
+use super::value::{ColumnName, Row, SqlValue, names_of};
 
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?
@@ -42,7 +42,7 @@ impl Link for Sqlite {
                 Bind::Text(text) => query.bind(text.clone()),
             };
         }
-        SqlAnswer::read(query.fetch(conn), row).await
+        SqlAnswer::read(query.fetch(conn), names_of, row).await
     }
 
     async fn columns(

@@ -139,13 +139,20 @@ fn the_password_leaves_only_its_digest() {
         ("is_active".into(), SqlValue::Number("1".into())),
     ];
     let on = query("sqlite://f", |_, token| token.check_revoke_token = true).unwrap();
-    let user = on.user_row(&row).unwrap().unwrap();
+    let user = on.row_reader().read(&row).unwrap().unwrap();
     assert_eq!(&*user.fields, r#"{"id":7,"is_active":1}"#);
     assert_eq!(user.is_active, Some(true));
     let digest = u128::from_be_bytes(user.password_digest.unwrap());
     assert_eq!(format!("{digest:032X}"), "5EBE2294ECD0E0F08EAB7690D2A6EE69");
     let off = query("sqlite://f", |_, _| ()).unwrap();
-    assert_eq!(off.user_row(&row).unwrap().unwrap().password_digest, None);
+    assert_eq!(
+        off.row_reader()
+            .read(&row)
+            .unwrap()
+            .unwrap()
+            .password_digest,
+        None
+    );
 }
 
 #[test]
@@ -155,8 +162,14 @@ fn a_null_is_neither_active_nor_inactive() {
         ("id".into(), SqlValue::Number("7".into())),
         ("is_active".into(), SqlValue::Null),
     ];
-    assert_eq!(query.user_row(&row).unwrap().unwrap().is_active, None);
-    assert_eq!(query.user_row(&row[..1].to_vec()), Err("is_active"));
+    assert_eq!(
+        query.row_reader().read(&row).unwrap().unwrap().is_active,
+        None
+    );
+    assert_eq!(
+        query.row_reader().read(&row[..1].to_vec()),
+        Err("is_active")
+    );
 }
 
 /// Before: the first of several statements in flight dropped the plan, and the others that had the same one were not sent again.
