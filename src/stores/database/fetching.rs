@@ -58,7 +58,7 @@ impl Database {
     /// 2,048 rows or 8 MiB. The users for whom that leaves a doubt are asked for again.
     ///
     /// # Errors
-    /// Fails if the database does not answer, or `query` does not fit it.
+    /// Fails if the database does not answer for any of them, or `query` does not fit it.
     pub async fn fetch_users(
         &self,
         query: &UserQuery,
@@ -68,23 +68,36 @@ impl Database {
         let mut parts: Vec<Vec<UserId>> = ids.chunks(MAX_IDS).map(<[_]>::to_vec).collect();
         while let Some(part) = parts.pop() {
             let until = Instant::now() + BEGIN_ALONE;
-            match self.fetch_part(query, &part).await {
-                Ok(found) => parts.extend(found.settle(&part, &mut fetched)),
-                Err(failed) => match failed.value {
-                    None => return Err(failed.error),
-                    // A database that is slow for everyone would be asked the more, the slower it is.
-                    Some(ValueFault::TooSlow) if !self.is_fast(query).await => {
+            let failed = match self.fetch_part(query, &part).await {
+                Ok(found) => {
+                    parts.extend(found.settle(&part, &mut fetched));
+                    continue;
+                }
+                Err(failed) => failed,
+            };
+            match failed.value {
+                Some(ValueFault::TooSlow) if self.is_fast(query).await => {
+                    self.fetch_each(query, part, until, &mut fetched).await;
+                }
+                // A database that is slow for everyone would be asked the more, the slower it is.
+                None | Some(ValueFault::TooSlow) => {
+                    if failed.value.is_some() {
                         self.health.failed(&failed.error);
+                    }
+                    parts.push(part);
+                    let rest = parts.concat();
+                    if rest.len() == ids.len() {
                         return Err(failed.error);
                     }
-                    Some(ValueFault::TooSlow) => {
-                        self.fetch_each(query, part, until, &mut fetched).await;
-                    }
-                    // One value that the database cannot read must not hide the other users, so halves are asked
-                    // for until it stands alone.
-                    Some(_) if part.len() > 1 => parts.extend(halves(&part)),
-                    Some(fault) => fetched.blame(&part, fault, failed.error),
-                },
+                    let unanswered = rest.into_iter();
+                    let unanswered = unanswered.map(|id| (id, failed.error.for_another()));
+                    fetched.unanswered.extend(unanswered);
+                    break;
+                }
+                // One value that the database cannot read must not hide the other users, so halves are asked
+                // for until it stands alone.
+                Some(_) if part.len() > 1 => parts.extend(halves(&part)),
+                Some(fault) => fetched.blame(&part, fault, failed.error),
             }
         }
         Ok(fetched)

@@ -406,6 +406,13 @@ fn is_broken(error: &sqlx::Error) -> bool {
 
 fn value_fault(error: &sqlx::Error) -> Option<ValueFault> {
     use ValueFault::{Parameter, TooLong, TooSlow, Unknown};
+    // The driver cannot read it, as JSON of a cast that checks nothing.
+    if matches!(
+        error,
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
+    ) {
+        return Some(Unknown);
+    }
     match mysql_number(error) {
         // Collations that cannot be mixed; text that the column's character set lacks.
         Some(1267 | 3854) => Some(Parameter),

@@ -264,7 +264,8 @@ async fn a_connection_with_rows_behind_one_that_cannot_be_decoded_ends() {
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let of = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%lockgate.row%' AND pid <> pg_backend_pid()";
     let before: i32 = sqlx::query_scalar(of).fetch_one(&mut conn).await.unwrap();
-    assert!(reader.fetch(&["1", "2", "3"]).await.is_err());
+    let (found, unreadable) = reader.found(&["1", "2", "3"]).await;
+    assert_eq!((found.len(), unreadable.len()), (0, 3));
     let deadline = Instant::now() + DEADLINE;
     let lives = async |conn: &mut PgConnection| {
         let pids: Vec<i32> = sqlx::query_scalar(of).fetch_all(conn).await.unwrap();
@@ -275,4 +276,105 @@ async fn a_connection_with_rows_behind_one_that_cannot_be_decoded_ends() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(reader.fetch(&["9"]).await.unwrap().rows.is_empty());
+}
+
+/// Before: what the other half had shown was dropped with the answer that did not come, and all users were refused.
+#[tokio::test]
+async fn users_who_were_read_are_kept_when_a_later_part_fails() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    let function = "CREATE FUNCTION trying(id integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN \
+         IF id = 2 THEN RETURN 1 / (id - 2) > 0; END IF; \
+         IF id = 1 THEN RAISE EXCEPTION 'as a server with a fault'; END IF; RETURN true; END $$";
+    run_postgres(&url, &[function.into()]).await;
+    let query = "SELECT id, trying(id) AS is_active FROM auth_user WHERE id IN (:user_ids) ORDER BY id DESC";
+    let reader = UserReader::new(&Setup::new(&url).query(query));
+    let fetched = reader.fetch(&["1", "2", "3"]).await.unwrap();
+    let ids = |users: &[(UserId, StoreError)]| {
+        let ids = users.iter().map(|(id, _)| id.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    assert_eq!(fetched.rows[0].id.to_string(), "3");
+    assert_eq!(ids(&fetched.unreadable), ["2"]);
+    assert_eq!(ids(&fetched.unanswered), ["1"]);
+    assert!(reader.fetch(&["1"]).await.is_err());
+}
+
+/// Before: a value that the driver cannot decode was an outage for all users of the statement.
+#[tokio::test]
+async fn a_value_that_cannot_be_decoded_costs_its_user_alone() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    let cast = "CREATE CAST (text AS json) WITHOUT FUNCTION";
+    run_postgres(&url, &[cast.into()]).await;
+    let query = "SELECT id, is_active, (CASE id WHEN 2 THEN '{' ELSE '1' END)::text::json AS note \
+                 FROM auth_user WHERE id IN (:user_ids)";
+    let reader = UserReader::new(&Setup::new(&url).query(query));
+    let (found, unreadable) = reader.found(&["1", "2", "3"]).await;
+    assert_eq!((found, unreadable), (strings(&["1", "3"]), strings(&["2"])));
+}
+
+/// Returns the fields of user 1 beside these values.
+async fn fields_beside(url: &str, values: &str) -> String {
+    let query = format!("SELECT id, is_active, {values} FROM auth_user WHERE id IN (:user_ids)");
+    let reader = UserReader::new(&Setup::new(url).query(&query));
+    let fetched = reader.fetch(&["1", "2", "3"]).await.unwrap();
+    assert_eq!(fetched.rows.len(), 3, "{values}: {:?}", fetched.unreadable);
+    let row = fetched.rows.iter().find(|row| row.id.to_string() == "1");
+    row.unwrap().fields.to_string()
+}
+
+#[tokio::test]
+async fn values_at_the_edges_of_their_types_are_read_on_mariadb() {
+    let server = Server::mariadb();
+    let url = mariadb(&server).await;
+    run_mysql(
+        &url,
+        &[
+            "SET GLOBAL sql_mode = ''".into(),
+            "CREATE TABLE edges (d date, t datetime(6), s timestamp NULL, h time(6), n decimal(65, 30), b bit(64), y year, \
+             u bigint unsigned, f double, g float, o tinyint(1) unsigned, e enum('a', 'b'), p point, i inet6)"
+                .into(),
+        ],
+    )
+    .await;
+    let nines = "9".repeat(35);
+    run_mysql(
+        &url,
+        &[format!(
+            "INSERT INTO edges VALUES ('0000-00-00', '0000-00-00', '0000-00-00', '-838:59:59.999999', {nines}, b'1', 0, \
+             18446744073709551615, -1.7976931348623157e308, 3.4e38, 255, 'none', POINT(1, 1), '::'), \
+             ('2026-02-00', '2026-00-00', NULL, '00:00:00', -{nines}, ~0, 2155, 0, 5e-324, 1e-45, 0, 'a', NULL, NULL), \
+             ('9999-12-31', '9999-12-31 23:59:59.999999', '2038-01-19 03:14:07', '838:59:59', 0, 0, 1901, 1, 0, 0, 1, '', NULL, NULL)"
+        )],
+    )
+    .await;
+    for place in 0..3 {
+        let edge = |name: &str| format!("(SELECT {name} FROM edges LIMIT {place}, 1) AS {name}");
+        let names = "d t s h n b y u f g o e p i".split(' ');
+        let values = names.map(edge).collect::<Vec<_>>().join(", ");
+        fields_beside(&url, &values).await;
+    }
+    let dates = "(SELECT d FROM edges LIMIT 1) AS d, (SELECT t FROM edges LIMIT 1) AS t";
+    assert_eq!(
+        fields_beside(&url, dates).await,
+        r#"{"id":1,"is_active":true,"d":null,"t":null}"#
+    );
+}
+
+#[tokio::test]
+async fn values_at_the_edges_of_their_types_are_read_on_postgres() {
+    let server = Server::postgres();
+    let url = postgres(&server).await;
+    let values = r#"'infinity'::date AS a, '-infinity'::timestamptz AS b, '4713-01-01 BC'::date AS c, '294276-12-31'::timestamp AS d,
+        'NaN'::numeric AS e, repeat('9', 1000)::numeric AS f, 'Infinity'::float8 AS g, '{"\ud800": 1e999}'::json AS h,
+        repeat('[', 2000)::text || repeat(']', 2000) AS i, (repeat('[', 2000) || repeat(']', 2000))::json AS j, '\x00ff'::bytea AS k,
+        '178000000 years'::interval AS l, '{{NULL}}'::text[] AS m, 'empty'::int4range AS n, '24:00:00'::time AS o"#;
+    let fields = fields_beside(&url, values).await;
+    assert!(
+        fields.starts_with(
+            r#"{"id":1,"is_active":true,"a":"infinity","b":"-infinity","c":"4713-01-01 BC""#
+        ),
+        "{fields}"
+    );
 }
