@@ -4,6 +4,7 @@
 //! tenants that query one after another would leave a thousand connections open. If there is no room for a new
 //! connection, an idle one of another pool is closed for it.
 
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -30,8 +31,62 @@ pub struct ConnectionBudget {
     most: usize,
     /// One permit for each query in progress. A query with a permit finds an idle connection or room for a new one.
     in_use: Arc<Semaphore>,
-    pools: Mutex<Vec<(u64, Box<dyn Counted>)>>,
+    pools: Mutex<OpenPools>,
     next_id: AtomicU64,
+}
+
+/// The pools that may have connections, by the ids of their gates. Thousands of tenants without one cost nothing.
+#[derive(Debug, Default)]
+struct OpenPools {
+    by_id: BTreeMap<u64, OpenPool>,
+    /// The sum of [`OpenPool::at_most`].
+    at_most: usize,
+}
+
+#[derive(Debug)]
+struct OpenPool {
+    pool: Box<dyn Counted>,
+    /// At least the number of its connections that are open or being opened. A pool does not tell of those that it closes, so all
+    /// are counted again once nothing is left.
+    at_most: usize,
+}
+
+impl OpenPools {
+    /// Counts the connections of a pool.
+    fn note<DB: sqlx::Database>(&mut self, id: u64, pool: &Pool<DB>, spared: bool) {
+        let noted = self.by_id.entry(id).or_insert_with(|| OpenPool {
+            pool: Box::new(CountedPool {
+                pool: pool.clone(),
+                spared,
+            }),
+            at_most: 0,
+        });
+        self.at_most -= noted.at_most;
+        noted.at_most = noted.pool.expected();
+        self.at_most += noted.at_most;
+    }
+
+    fn has_room(&mut self, most: usize) -> bool {
+        if self.at_most >= most {
+            self.by_id.retain(|_, noted| {
+                noted.at_most = noted.pool.expected();
+                noted.at_most > 0
+            });
+            self.at_most = self.by_id.values().map(|noted| noted.at_most).sum();
+        }
+        self.at_most < most
+    }
+
+    /// Takes an idle connection out of some pool.
+    fn idle_one(&self) -> Option<Farewell> {
+        self.by_id.values().find_map(|noted| noted.pool.take_idle())
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(noted) = self.by_id.remove(&id) {
+            self.at_most -= noted.at_most;
+        }
+    }
 }
 
 impl ConnectionBudget {
@@ -48,7 +103,8 @@ impl ConnectionBudget {
 
     /// Returns the number of connections that are open or being opened.
     pub fn open(&self) -> usize {
-        self.pools.lock().iter().map(|(_, pool)| pool.open()).sum()
+        let pools = self.pools.lock();
+        pools.by_id.values().map(|noted| noted.pool.open()).sum()
     }
 
     /// Makes a gate for `pool`, whose connections count until the gate is dropped. A pool that is not `spared` may lose
@@ -59,22 +115,15 @@ impl ConnectionBudget {
         spared: bool,
     ) -> Gate {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let counted = CountedPool {
-            pool: pool.clone(),
-            spared,
-        };
-        self.pools.lock().push((id, Box::new(counted)));
+        if spared {
+            self.pools.lock().note(id, pool, spared);
+        }
         Gate {
             id,
+            spared,
             budget: self.clone(),
             slots: Arc::new(Semaphore::new(pool.options().get_max_connections() as usize)),
         }
-    }
-
-    /// Takes an idle connection out of some pool.
-    fn idle_one(&self) -> Option<Farewell> {
-        let pools = self.pools.lock();
-        pools.iter().find_map(|(_, pool)| pool.take_idle())
     }
 }
 
@@ -83,6 +132,8 @@ type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A pool of any kind of database, as the budget uses it.
 trait Counted: std::fmt::Debug + Send + Sync {
     fn open(&self) -> usize;
+    /// Returns the same with a connection that it is about to open by itself.
+    fn expected(&self) -> usize;
     /// Takes out an idle connection, which then no longer counts; the future closes it.
     fn take_idle(&self) -> Option<Farewell>;
 }
@@ -96,6 +147,10 @@ struct CountedPool<DB: sqlx::Database> {
 impl<DB: sqlx::Database> Counted for CountedPool<DB> {
     fn open(&self) -> usize {
         self.pool.size() as usize
+    }
+
+    fn expected(&self) -> usize {
+        self.open().max(usize::from(self.spared))
     }
 
     fn take_idle(&self) -> Option<Farewell> {
@@ -114,6 +169,7 @@ impl<DB: sqlx::Database> Counted for CountedPool<DB> {
 #[derive(Debug)]
 pub(super) struct Gate {
     id: u64,
+    spared: bool,
     budget: Arc<ConnectionBudget>,
     /// As many permits as the pool may have connections. A query that waits here holds no permit of the budget, so a
     /// slow database does not block others.
@@ -122,7 +178,7 @@ pub(super) struct Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.budget.pools.lock().retain(|(id, _)| *id != self.id);
+        self.budget.pools.lock().remove(self.id);
     }
 }
 
@@ -149,6 +205,10 @@ impl Gate {
         })
     }
 
+    fn idle_one(&self) -> Option<Farewell> {
+        self.budget.pools.lock().idle_one()
+    }
+
     /// Returns a connection of `pool`. Opens a new one only if the budget has room, and makes room if needed.
     pub(super) async fn acquire<DB: sqlx::Database>(
         &self,
@@ -160,20 +220,58 @@ impl Gate {
             // A pool counts a new connection from the first poll on. The poll happens under the lock, so that two
             // queries cannot use the same room.
             let begun = poll_fn(|cx| {
-                let pools = self.budget.pools.lock();
-                let open = || pools.iter().map(|(_, pool)| pool.open()).sum::<usize>();
-                let room = pool.num_idle() > 0 || open() < self.budget.most;
-                Poll::Ready(room.then(|| acquire.as_mut().poll(cx)))
+                let mut pools = self.budget.pools.lock();
+                if pool.num_idle() == 0 && !pools.has_room(self.budget.most) {
+                    return Poll::Ready(None);
+                }
+                let begun = acquire.as_mut().poll(cx);
+                pools.note(self.id, pool, self.spared);
+                Poll::Ready(Some(begun))
             });
             match begun.await {
                 Some(Poll::Ready(result)) => return result,
-                Some(Poll::Pending) => return acquire.await,
+                Some(Poll::Pending) => {
+                    let result = acquire.await;
+                    let mut pools = self.budget.pools.lock();
+                    pools.note(self.id, pool, self.spared);
+                    return result;
+                }
                 None if Instant::now() >= deadline => return Err(sqlx::Error::PoolTimedOut),
-                None => match self.budget.idle_one() {
+                None => match self.idle_one() {
                     Some(farewell) => farewell.await,
                     None => sleep(LOOK_AGAIN).await,
                 },
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::SqlitePool;
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    use super::*;
+
+    fn pool(dir: &tempfile::TempDir) -> SqlitePool {
+        let file = dir.path().join("db");
+        let options = SqliteConnectOptions::new().filename(file);
+        let options = options.create_if_missing(true);
+        SqlitePoolOptions::new().connect_lazy_with(options)
+    }
+
+    /// Before: each connection was taken by a look at the pools of all tenants.
+    #[tokio::test]
+    async fn only_pools_that_may_have_connections_are_counted() {
+        let (dir, budget) = (tempfile::tempdir().unwrap(), ConnectionBudget::new(2));
+        let pools: Vec<_> = (0..1000).map(|_| pool(&dir)).collect();
+        let gates = pools.iter().map(|pool| budget.gate(pool, false));
+        let gates: Vec<_> = gates.collect();
+        for (pool, gate) in pools.iter().zip(&gates) {
+            let conn = gate.acquire(pool).await.unwrap();
+            assert!(budget.open() <= 2);
+            drop(conn);
+            assert!(budget.pools.lock().by_id.len() <= 3);
         }
     }
 }
