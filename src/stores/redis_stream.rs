@@ -4,6 +4,8 @@
 //! commands have them. Other connections are redis-rs' own and hold any answer: those to Sentinels, to a server that they name,
 //! which is asked for its role, to a node of a cluster that is asked for the map, and those that wait for replicas (`WAIT`).
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,7 +14,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::select_ok;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
@@ -31,6 +32,12 @@ use crate::metrics;
 /// The time after which the kernel gives up on unacknowledged bytes. It detects a partition; a busy server still
 /// acknowledges them.
 pub(super) const UNACKNOWLEDGED_LIMIT: Duration = Duration::from_secs(5);
+
+/// The addresses of a name that are tried at a time. A name may have thousands, and each attempt holds a descriptor.
+const TRIED_AT_ONCE: usize = 8;
+/// The time after which the oldest attempt gives way to the next address, if there is one: that between two attempts in RFC 8305,
+/// section 5. An address then has two seconds.
+const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// A byte stream to a server.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -96,26 +103,54 @@ impl Dialler {
     }
 }
 
-/// Connects to `host`: to all of its addresses at once, and the first that answers counts. One that drops packets would use
+/// Connects to `host`: to eight of its addresses at a time, and the first that answers counts. One that drops packets would use
 /// up the time of the others.
 ///
 /// # Errors
 /// That of the look-up, or of the last address.
 pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses = tokio::net::lookup_host((host, port)).await?;
-    first_of(addresses).await
-}
-
-async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
-    let attempts: Vec<_> = addresses
-        .map(|address| Box::pin(TcpStream::connect(address)))
-        .collect();
-    if attempts.is_empty() {
-        return Err(io::Error::other("the name has no address"));
-    }
-    let (tcp, _) = select_ok(attempts).await?;
+    let tcp = first_of(addresses, TcpStream::connect).await?;
     tcp.set_nodelay(true)?;
     Ok(tcp)
+}
+
+/// Returns the first stream of an attempt that succeeds, of at most [`TRIED_AT_ONCE`] at a time.
+async fn first_of<S, F: Future<Output = io::Result<S>>>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<S> {
+    let mut addresses = addresses.peekable();
+    let mut attempts = VecDeque::with_capacity(TRIED_AT_ONCE);
+    let mut error = io::Error::other("the name has no address");
+    loop {
+        let room = TRIED_AT_ONCE - attempts.len();
+        let next = addresses.by_ref().take(room);
+        attempts.extend(next.map(|address| Box::pin(connect(address))));
+        if attempts.is_empty() {
+            return Err(error);
+        }
+        let ended = poll_fn(|cx| {
+            let mut attempts = attempts.iter_mut().enumerate();
+            let ended = attempts.find_map(|(at, attempt)| match attempt.as_mut().poll(cx) {
+                Poll::Ready(result) => Some((at, result)),
+                Poll::Pending => None,
+            });
+            ended.map_or(Poll::Pending, Poll::Ready)
+        });
+        let ended = match addresses.peek() {
+            Some(_) => tokio::time::timeout(NEXT_AFTER, ended).await.ok(),
+            None => Some(ended.await),
+        };
+        match ended {
+            Some((_, Ok(stream))) => return Ok(stream),
+            Some((at, Err(why))) => {
+                error = why;
+                drop(attempts.remove(at));
+            }
+            None => drop(attempts.pop_front()),
+        }
+    }
 }
 
 /// Encrypts a connection to `host`.
@@ -180,6 +215,7 @@ impl AsyncWrite for BoundedStream {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::net::{Ipv4Addr, TcpListener};
 
     use socket2::{Domain, Socket, Type};
@@ -198,9 +234,49 @@ mod tests {
         let _waits = std::net::TcpStream::connect(drops).unwrap();
         let answering = TcpListener::bind(any).unwrap();
         let answers = answering.local_addr().unwrap();
-        let first = first_of([drops, answers].into_iter());
+        let first = first_of([drops, answers].into_iter(), TcpStream::connect);
         let first = tokio::time::timeout(Duration::from_secs(15), first).await;
         assert_eq!(first.unwrap().unwrap().peer_addr().unwrap(), answers);
-        assert!(first_of(std::iter::empty()).await.is_err());
+        let none = first_of(std::iter::empty(), TcpStream::connect);
+        assert!(none.await.is_err());
+    }
+
+    /// An attempt to connect, of which so many are under way.
+    struct Attempt<'a>(&'a Cell<usize>);
+
+    impl Drop for Attempt<'_> {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() - 1);
+        }
+    }
+
+    /// Before, all addresses of a name were tried at once, each with a descriptor.
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_addresses_are_tried_a_few_at_a_time() {
+        let address = |number: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, number));
+        // Those that drop packets; those that refuse.
+        for is_silent in [true, false] {
+            let (under_way, most) = (Cell::new(0), Cell::new(0));
+            let connect = |to: SocketAddr| {
+                under_way.set(under_way.get() + 1);
+                most.set(most.get().max(under_way.get()));
+                let attempt = Attempt(&under_way);
+                async move {
+                    let _attempt = attempt;
+                    match to.port() {
+                        1000 => Ok(to),
+                        _ if is_silent => std::future::pending().await,
+                        _ => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                    }
+                }
+            };
+            let first = first_of((1..=1000).map(address), connect).await;
+            assert_eq!(first.unwrap(), address(1000));
+            assert_eq!(most.get(), TRIED_AT_ONCE);
+            let none = first_of((1..1000).map(address), async |_| {
+                Err::<(), _>(io::Error::other("refused"))
+            });
+            assert_eq!(none.await.unwrap_err().to_string(), "refused");
+        }
     }
 }
