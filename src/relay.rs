@@ -35,6 +35,7 @@ mod presence;
 mod publishing;
 mod rates;
 mod reader;
+mod reading;
 mod recorded;
 mod replay;
 mod reports;
@@ -54,8 +55,10 @@ use presence::RelayPresence;
 pub use publishing::{PublishError, Publisher};
 use rates::PublishRates;
 use reader::{IDLE_LOOK, READERS};
+use reading::ReadTurns;
 use recorded::HealingPages;
 pub use replay::ResumeFrom;
+use reports::GroupReports;
 use skips::Skips;
 use turn::Turn;
 pub use verdicts::{Waiting, WorkerVerdict};
@@ -122,6 +125,7 @@ pub struct Relay {
     lingering: Mutex<Lingering>,
     /// The event types and errors that were logged, so that each is logged once.
     reported: Mutex<hashbrown::HashSet<Box<str>>>,
+    group_reports: Mutex<GroupReports>,
     gaps: Mutex<Gaps>,
     /// The users who are in the groups; `None` if no rule asks for them.
     presence: Option<RelayPresence>,
@@ -129,6 +133,7 @@ pub struct Relay {
     lifetimes: Lifetimes,
     /// Bounds the histories that are read at the same time.
     readers: Semaphore,
+    turns: ReadTurns,
     /// The pages that were read for whole groups.
     pages: HealingPages,
     /// The tasks that tell workers of the ends of handshakes.
@@ -150,11 +155,13 @@ impl Relay {
             waiting: Mutex::default(),
             lingering: Mutex::default(),
             reported: Mutex::default(),
+            group_reports: Mutex::default(),
             gaps: Mutex::default(),
             presence,
             skips: Skips::default(),
             lifetimes: Lifetimes::default(),
             readers: Semaphore::new(READERS),
+            turns: ReadTurns::default(),
             pages: HealingPages::new(),
             last_words: TaskTracker::new(),
             closing: Mutex::default(),
@@ -324,7 +331,7 @@ impl Relay {
                 _ = idle.tick() => self.renew_idle(),
                 _ = linger.tick() => {
                     self.expire_lingering();
-                    self.tell_gap();
+                    self.tell_gap(&mut turn.pace).await;
                 }
             }
         }

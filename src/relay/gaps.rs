@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use tokio::time::Instant;
 
 use super::Relay;
+use super::reports::GroupReport;
 use super::turn::Turn;
 use crate::channel_layer::Target;
 use crate::close_code::CloseReason;
@@ -26,6 +27,8 @@ use crate::tasks;
 const GAP_CLOSES_PER_SECOND: f64 = 300.0;
 /// Gaps within this time are reported as one.
 const GAP_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Groups that are doubted in one step of a turn, as the fan-out of an event has a socket.
+const DOUBTED_AT_ONCE: usize = 16;
 /// Sockets that are told in the turn that finds a gap; the others are told in turns of their own.
 const TOLD_AT_ONCE: usize = 64;
 /// The message that clients get with `on_gap = "notify"`.
@@ -38,6 +41,19 @@ pub(super) struct Gaps {
     told: Option<Instant>,
     /// The newest gap that is not reported yet.
     untold: Option<GapCause>,
+}
+
+impl Gaps {
+    /// Takes the gap that is to be reported now.
+    fn next_report(&mut self) -> Option<GapCause> {
+        let since = self.told.map(|told| told.elapsed());
+        if since.is_some_and(|since| since < GAP_TOLD_EVERY) {
+            return None;
+        }
+        let cause = self.untold.take()?;
+        self.told = Some(Instant::now());
+        Some(cause)
+    }
 }
 
 /// The sockets to close because of gaps.
@@ -60,17 +76,21 @@ impl GapCloses {
 impl Relay {
     /// Notes a gap. Overload makes hundreds of gaps, so [`GAP_TOLD_EVERY`] bounds the reports; the last gap is always
     /// reported, so that clients learn of every missing event.
-    pub(super) fn gap(self: &Arc<Self>, cause: GapCause) {
+    pub(super) async fn gap(self: &Arc<Self>, cause: GapCause, pace: &mut Pace) {
         if let Some(presence) = &self.presence {
             presence.doubt();
         }
-        for group in self.parts.hub.groups().with_history() {
-            if group.history().doubt() {
-                self.start_reader(&group);
+        let groups = self.parts.hub.groups().with_history();
+        for groups in groups.chunks(DOUBTED_AT_ONCE) {
+            for group in groups {
+                if group.history().doubt() {
+                    self.start_reader(group);
+                }
             }
+            pace.spend(1).await;
         }
         self.gaps.lock().untold = Some(cause);
-        self.tell_gap();
+        self.tell_gap(pace).await;
     }
 
     /// Notes that events for one group or socket may have been missed. A group with history reads them.
@@ -98,7 +118,9 @@ impl Relay {
                 });
                 self.tell_members(member.into_iter().collect());
             }
-            Target::Inside | Target::Members(_) => self.gap(GapCause::Link),
+            Target::Inside | Target::Members(_) => {
+                self.gap(GapCause::Link, &mut turn.pace).await;
+            }
         }
     }
 
@@ -139,21 +161,17 @@ impl Relay {
         }
     }
 
-    pub(super) fn tell_gap(self: &Arc<Self>) {
-        let mut gaps = self.gaps.lock();
-        if gaps
-            .told
-            .is_some_and(|told| told.elapsed() < GAP_TOLD_EVERY)
-        {
-            return;
-        }
-        let Some(cause) = gaps.untold.take() else {
+    pub(super) async fn tell_gap(self: &Arc<Self>, pace: &mut Pace) {
+        let Some(cause) = self.gaps.lock().next_report() else {
             return;
         };
-        gaps.told = Some(Instant::now());
-        drop(gaps);
-        let mut members = self.parts.hub.members();
-        members.retain(|member| !self.is_healed(member));
+        let mut members = Vec::new();
+        for member in self.parts.hub.members() {
+            if !self.is_healed(&member) {
+                members.push(member);
+            }
+            pace.spend(1).await;
+        }
         if members.is_empty() && !self.parts.hub.is_empty() {
             return;
         }
@@ -202,10 +220,12 @@ impl Relay {
         pace: &mut Pace,
     ) {
         self.parts.metrics.unhealed_gap(cause);
-        tracing::warn!(
-            tenant.id = %self.parts.tenant, group.name = %group.name(), count = group.len(),
-            "Events of a group were missed and its history does not have them"
-        );
+        if self.is_reported_now(GroupReport::Lost) {
+            tracing::warn!(
+                tenant.id = %self.parts.tenant, group.name = %group.name(), count = group.len(),
+                "Events of a group were missed and its history does not have them"
+            );
+        }
         let (settings, name) = (self.settings(), group.name());
         let gap = gap_notice(name, self.accounting());
         let place = at.map(|at| EventPlace { group: name, at });

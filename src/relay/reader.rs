@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Relay;
 use super::recorded::HealingPage;
+use super::reports::GroupReport;
 use super::window::Replays;
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, Incoming, LayerError, Payload, Target};
@@ -45,6 +46,36 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// The time between two looks at groups without events. Their position lives for an hour at least, and two looks are well
 /// within it: the first one only notes that a group is idle.
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(900);
+
+/// The state of a group's reader between two of its jobs.
+pub(super) struct GroupReader {
+    group: Arc<Group>,
+    failures: Failures,
+    replays: Replays,
+    looked: Instant,
+}
+
+impl GroupReader {
+    fn new(group: &Arc<Group>) -> Self {
+        Self {
+            group: group.clone(),
+            failures: Failures::default(),
+            replays: Replays::default(),
+            looked: Instant::now(),
+        }
+    }
+
+    /// Returns the next job. Looks after the sockets that wait also while there is work: one that reads on and on must not keep
+    /// others waiting that have room again.
+    fn next_job(&mut self) -> Job {
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let before = self.looked.checked_sub(OVERDUE);
+            self.group.history().look(before.unwrap_or(self.looked));
+        }
+        self.group.history().next_job()
+    }
+}
 
 /// The failures of a reader in a row.
 pub(super) struct Failures {
@@ -148,55 +179,72 @@ impl Relay {
 
     pub(super) fn wish(self: &Arc<Self>, group: &Arc<Group>, wish: ReadWish) {
         if group.history().wish(wish) {
-            self.start_reader(group);
+            let reader = GroupReader::new(group);
+            tasks::brief(self.clone().serve_sockets(reader, Vec::new()));
         }
     }
 
+    /// Starts the reader of a group whose live events may have a hole.
     pub(super) fn start_reader(self: &Arc<Self>, group: &Arc<Group>) {
-        tasks::brief(self.clone().read_history(group.clone()));
+        self.read_in_turn(GroupReader::new(group), Instant::now());
     }
 
-    async fn read_history(self: Arc<Self>, group: Arc<Group>) {
-        let (mut failures, mut replays) = (Failures::default(), Replays::default());
-        let mut looked = Instant::now();
+    /// Reads one page for all members of a group. Sockets that wait for the history get a task of their own.
+    pub(super) async fn read_turn(self: &Arc<Self>, mut reader: GroupReader) {
+        let group = reader.group.clone();
+        if reader.failures.since.is_some() {
+            let wishes = group.history().take_wishes();
+            if !wishes.is_empty() {
+                return tasks::brief(self.clone().serve_sockets(reader, wishes));
+            }
+        }
+        let from = match reader.next_job() {
+            Job::Done => return,
+            Job::Wait => return tasks::brief(self.clone().serve_sockets(reader, Vec::new())),
+            Job::Batch(wishes) => {
+                return tasks::brief(self.clone().serve_sockets(reader, wishes));
+            }
+            Job::Heal(from) => from,
+        };
+        let wait = match self.heal(&group, from).await {
+            Ok(ControlFlow::Continue(())) => {
+                reader.failures = Failures::default();
+                ControlFlow::Continue(Duration::ZERO)
+            }
+            Ok(ControlFlow::Break(())) => ControlFlow::Break(()),
+            Err(error) => self.failed(&group, &mut reader.failures, &error).await,
+        };
+        if let ControlFlow::Continue(wait) = wait {
+            self.read_in_turn(reader, Instant::now() + wait);
+        }
+    }
+
+    /// Serves the sockets that wait for the history of a group, until there are none or its live events have a hole.
+    async fn serve_sockets(self: Arc<Self>, mut reader: GroupReader, mut wishes: Vec<ReadWish>) {
+        let group = reader.group.clone();
         loop {
-            let began = Instant::now();
-            // Also while there is work: a socket that reads on and on must not keep others waiting that have room again.
-            if looked.elapsed() >= LOOK {
-                looked = began;
-                let before = began.checked_sub(OVERDUE);
-                group.history().look(before.unwrap_or(began));
+            if !wishes.is_empty() {
+                let began = Instant::now();
+                let several = wishes.iter().filter(|wish| wish.is_new()).count() > 1;
+                self.serve_wishes(&group, wishes, &mut reader.replays).await;
+                // A socket that takes every page, or a route that shows none of its events, asks on and on.
+                if let Some(window) = &mut reader.replays.window {
+                    window.bound();
+                }
+                if several {
+                    tokio::time::sleep(GATHERED.saturating_sub(began.elapsed())).await;
+                }
             }
-            match group.history().next_job() {
+            wishes = match reader.next_job() {
                 Job::Done => return,
+                Job::Heal(_) => return self.read_in_turn(reader, Instant::now()),
+                Job::Batch(wishes) => wishes,
                 Job::Wait => {
-                    self.keep_needed(&group, &mut replays);
+                    self.keep_needed(&group, &mut reader.replays);
                     tokio::time::sleep(LOOK).await;
+                    Vec::new()
                 }
-                Job::Batch(wishes) => {
-                    let several = wishes.iter().filter(|wish| wish.is_new()).count() > 1;
-                    self.serve_wishes(&group, wishes, &mut replays).await;
-                    // A socket that takes every page, or a route that shows none of its events, asks on and on.
-                    if let Some(window) = &mut replays.window {
-                        window.bound();
-                    }
-                    if several {
-                        tokio::time::sleep(GATHERED.saturating_sub(began.elapsed())).await;
-                    }
-                }
-                Job::Heal(from) => match self.heal(&group, from).await {
-                    Ok(ControlFlow::Continue(())) => failures = Failures::default(),
-                    Ok(ControlFlow::Break(())) => return,
-                    Err(error) => {
-                        let failed = self
-                            .failed(&group, (&mut failures, &mut replays), &error)
-                            .await;
-                        if failed.is_break() {
-                            return;
-                        }
-                    }
-                },
-            }
+            };
         }
     }
 
@@ -257,20 +305,20 @@ impl Relay {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Waits after a failed read. Breaks if the group has no members any more.
+    /// Returns the wait after a failed read. Breaks if the group has no members any more.
     async fn failed(
         self: &Arc<Self>,
         group: &Arc<Group>,
-        (failures, replays): (&mut Failures, &mut Replays),
+        failures: &mut Failures,
         error: &LayerError,
-    ) -> ControlFlow<()> {
+    ) -> ControlFlow<(), Duration> {
         if group.is_empty() {
             self.give_up(group);
             return ControlFlow::Break(());
         }
-        let first = failures.since.is_none();
+        let is_first = failures.since.is_none();
         let wait = failures.wait();
-        if first {
+        if is_first && self.is_reported_now(GroupReport::Unread) {
             tracing::warn!(
                 tenant.id = %self.parts.tenant, group.name = %group.name(), error = %error,
                 "Could not read missing events from the history of a group; trying again"
@@ -284,12 +332,7 @@ impl Relay {
             self.tell_group_gap((group, lost), at.as_ref(), &mut pace)
                 .await;
         }
-        tokio::time::sleep(wait).await;
-        let wishes = group.history().take_wishes();
-        if !wishes.is_empty() {
-            self.serve_wishes(group, wishes, replays).await;
-        }
-        ControlFlow::Continue(())
+        ControlFlow::Continue(wait)
     }
 
     /// Ends the work for a group that has no history any more. The sockets that wait get their live events.

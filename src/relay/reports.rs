@@ -1,5 +1,7 @@
 //! Reports of events that the relay drops: each is counted, and each cause is logged once.
 
+use std::time::{Duration, Instant};
+
 use super::Relay;
 use super::acceptance::AcceptanceError;
 use crate::channel_layer::{LayerError, Target};
@@ -10,7 +12,43 @@ use crate::metrics::DropCause;
 /// Bytes of an event type kept for logging; senders choose it.
 const TYPE_SHOWN: usize = 100;
 
+/// The time for which a report about a group stands for those about the tenant's other groups. Clients choose how many there are,
+/// and the lines of all would drive those of other tenants out of the queue of the log.
+const REPORT_STANDS: Duration = Duration::from_secs(10);
+
+/// The reports about groups with history, of each one at a time.
+#[derive(Clone, Copy)]
+pub(super) enum GroupReport {
+    /// Missing events cannot be read.
+    Unread,
+    /// Nor can those of sockets that came back.
+    UnreadByReturning,
+    /// Events are missing for good.
+    Lost,
+}
+
+/// The times of the last reports, by [`GroupReport`].
+#[derive(Default)]
+pub(super) struct GroupReports([Option<Instant>; 3]);
+
+impl GroupReports {
+    /// Returns true if a report is logged now.
+    fn take(&mut self, report: GroupReport, now: Instant) -> bool {
+        let last = &mut self.0[report as usize];
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= REPORT_STANDS);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
 impl Relay {
+    /// Returns true if a report about a group is logged, and not told by one shortly before.
+    pub(super) fn is_reported_now(&self, report: GroupReport) -> bool {
+        self.group_reports.lock().take(report, Instant::now())
+    }
+
     /// Counts an event that no worker took, and logs it once per channel and cause.
     pub fn not_sent(&self, channel: &str, cause: DropCause, error: &LayerError) {
         self.parts.metrics.dropped(cause);
@@ -79,5 +117,21 @@ impl Relay {
     fn first_report(&self, word: &str) -> bool {
         let mut reported = self.reported.lock();
         reported.len() < 1000 && reported.insert(word.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Before: each group told of an outage of its tenant's Redis, and clients chose the number of the lines.
+    #[test]
+    fn a_report_stands_for_those_about_other_groups() {
+        let (mut reports, now) = (GroupReports::default(), Instant::now());
+        let mut take = |report, after| reports.take(report, now + after);
+        assert!(take(GroupReport::Unread, Duration::ZERO));
+        assert!(!take(GroupReport::Unread, REPORT_STANDS / 2));
+        assert!(take(GroupReport::Lost, REPORT_STANDS / 2));
+        assert!(take(GroupReport::Unread, REPORT_STANDS));
     }
 }

@@ -3,6 +3,7 @@
 //! unless it was told of a gap.
 
 mod layer;
+mod many_groups;
 mod model;
 mod replays;
 

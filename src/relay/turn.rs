@@ -76,7 +76,7 @@ impl Relay {
                 Signal::Event(incoming) => self.take(incoming, turn).await,
                 Signal::Gap(cause) => {
                     self.end_run(turn).await;
-                    self.gap(cause);
+                    self.gap(cause, &mut turn.pace).await;
                 }
                 Signal::Presence(group, notice) => self.noticed(group, notice),
                 Signal::Unheard(group, at) => self.unheard(&group, &at),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Relay;
 use super::reader::{Failures, patience};
+use super::reports::GroupReport;
 use super::window::{OpenedPage, ReplayWindow, ReplayedEvent, Replays};
 use crate::budget::{HeldBytes, HeldKind};
 use crate::channel_layer::{HistoryFrom, HistoryPage, LayerError, RecordedEvent};
@@ -214,7 +215,7 @@ impl Relay {
         let patience = patience(error);
         let waits = |socket: &Returning| socket.asked.elapsed() < patience;
         let (waiting, unread): (Vec<_>, Vec<_>) = returning.into_iter().partition(waits);
-        if !unread.is_empty() {
+        if !unread.is_empty() && self.is_reported_now(GroupReport::UnreadByReturning) {
             tracing::warn!(
                 tenant.id = %self.parts.tenant, group.name = %group.name(), error = %error, count = unread.len(),
                 "Could not read the history of a group for sockets that came back"
