@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::record::{MAX_FIELDS, UserRecord};
-use super::unusable::UnusableUsers;
+use super::unusable::{UnusableUsers, UserLines};
 use crate::error::{Dependency, ErrorKind, StoreError};
 use crate::ids::UserId;
 use crate::stores::database::{FetchedUsers, MAX_IDS, UserRow, by_id};
@@ -63,6 +63,7 @@ struct LookupQueue {
     max_statements: usize,
     state: Mutex<QueueState>,
     unusable: UnusableUsers,
+    lines: UserLines,
     /// Wakes the gathering task when a statement has ended or the next one is full.
     look_again: Notify,
 }
@@ -94,6 +95,7 @@ impl Lookups {
             queue: Arc::new(LookupQueue {
                 source,
                 unusable: UnusableUsers::new(ask_again),
+                lines: UserLines::default(),
                 max_statements: max_statements.max(1),
                 state: Mutex::default(),
                 look_again: Notify::new(),
@@ -196,7 +198,7 @@ impl LookupQueue {
         for (id, answer) in &users {
             match answer {
                 Ok(_) => self.unusable.forget(id),
-                Err(why) if self.unusable.add(id, why) => {
+                Err(why) if self.unusable.add(id, why) && self.lines.take() => {
                     warn!(user.id = %id, error = %why.source, "A user cannot be used; further handshakes are refused without a word");
                 }
                 Err(_) => {}

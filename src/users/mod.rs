@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use self::cache::{Cached, Policy, generation_text};
 use self::local::LocalCache;
 use self::lookup::{Lookups, UserSource, Wanted};
+use self::unusable::UserLines;
 use crate::clock::UnixTime;
 use crate::config::{Faults, TokenConfig, UsersConfig};
 use crate::error::{Dependency, ErrorKind, StoreError};
@@ -75,6 +76,7 @@ struct UserStores {
     writes: Arc<Semaphore>,
     /// True while writes to Redis fail, so that one warning is logged for each outage.
     write_failed: Arc<AtomicBool>,
+    lines: UserLines,
 }
 
 impl Users {
@@ -110,6 +112,7 @@ impl Users {
             local: LocalCache::new(answer_for, config.negative_ttl, keep_for),
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             write_failed: Arc::default(),
+            lines: UserLines::default(),
         });
         let source: Arc<dyn UserSource> = shared.clone();
         let max_statements = usize::try_from(config.pool.max).unwrap_or(usize::MAX);
@@ -316,7 +319,11 @@ impl UserSource for UserStores {
     }
 
     fn record(&self, row: UserRow) -> UserRecord {
-        UserRecord::from_row(row, self.policy.check_active)
+        let check_active = self.policy.check_active;
+        if row.is_active.is_none() && check_active && self.lines.take() {
+            warn!(user.id = %row.id, "The database returns no boolean in is_active; the user counts as inactive");
+        }
+        UserRecord::from_row(row, check_active)
     }
 
     fn known(&self, wanted: &Wanted) -> Option<Option<Arc<UserRecord>>> {

@@ -23,9 +23,6 @@ pub struct UserRecord {
 
 impl UserRecord {
     pub(super) fn from_row(row: UserRow, check_active: bool) -> Self {
-        if row.is_active.is_none() && check_active {
-            tracing::warn!(user.id = %row.id, "The database returns no boolean in is_active; the user counts as inactive");
-        }
         Self {
             id: row.id,
             is_active: !check_active || row.is_active.unwrap_or(false),

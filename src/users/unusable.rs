@@ -10,10 +10,26 @@ use parking_lot::Mutex;
 
 use crate::error::StoreError;
 use crate::ids::UserId;
+use crate::rate::Bucket;
 
 /// The most users that are remembered for one tenant, about 1 MB. Their ids may be long, so each stands there by its digest. A `users.query` that is wrong for everyone must not take
 /// more.
 const MOST: usize = 4096;
+
+/// The lines of the log about single users. Clients choose how many there are, and each is read again and again; the lines of all
+/// would drive those of other tenants out of the queue of the log.
+#[derive(Default)]
+pub(super) struct UserLines(Mutex<Bucket>);
+
+impl UserLines {
+    /// Lines in a second, and twice as many at once.
+    const PER_SECOND: u32 = 10;
+
+    /// Returns true if another line may be logged now.
+    pub(super) fn take(&self) -> bool {
+        self.0.lock().take(Instant::now(), Self::PER_SECOND)
+    }
+}
 
 /// The unusable users of one tenant.
 pub(super) struct UnusableUsers {
@@ -100,6 +116,14 @@ mod tests {
         assert!(users.add(&id, &why()));
         assert!(users.why(&id).is_none());
         assert!(!users.add(&id, &why()));
+    }
+
+    /// Before: a `users.query` that is wrong for everyone filled the queue of the log, and other tenants' lines were dropped.
+    #[test]
+    fn lines_about_single_users_are_few() {
+        let lines = UserLines::default();
+        let logged = (0..10_000).filter(|_| lines.take()).count();
+        assert!((20..100).contains(&logged), "{logged}");
     }
 
     #[test]
