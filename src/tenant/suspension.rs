@@ -17,12 +17,15 @@ pub const SUSPENDED: &[u8] = b"suspended";
 
 /// Applies an announced suspension: refuses new sockets and closes open ones. Returns the number closed.
 pub(super) fn suspend(tenants: &Tenants, id: &str) -> u64 {
-    let _turn = tenants.turn();
-    let all = tenants.all_of(id);
-    for tenant in &all {
-        note(tenant, Happening::Suspended);
-    }
-    all.iter().map(|tenant| close_all(tenant)).sum()
+    let concerned: Vec<_> = {
+        let _turn = tenants.turn();
+        let all = tenants.all_of(id);
+        for tenant in &all {
+            note(tenant, Happening::Suspended);
+        }
+        members_of(&all)
+    };
+    close_each(&concerned)
 }
 
 /// Applies the announced end of a suspension: sockets may open again.
@@ -54,7 +57,7 @@ pub async fn stored_suspension(
 pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(), StoreError> {
     let began_at = tenant.life().announcements();
     let stored = stored_suspension(&tenant.id, &tenant.key_store).await?;
-    let _turn = tenants.turn();
+    let turn = tenants.turn();
     let suspended = stored.unwrap_or_else(|| {
         tenant.metrics.unreadable_values.increment(1);
         // What is known stays.
@@ -67,11 +70,12 @@ pub(super) async fn read_state(tenant: &Tenant, tenants: &Tenants) -> Result<(),
             began_at,
         },
     );
-    if tenant.life().is_suspended() {
-        for tenant in tenants.all_of(tenant.id.as_str()) {
-            close_all(&tenant);
-        }
+    if !tenant.life().is_suspended() {
+        return Ok(());
     }
+    let concerned = members_of(&tenants.all_of(tenant.id.as_str()));
+    drop(turn);
+    close_each(&concerned);
     Ok(())
 }
 
@@ -88,10 +92,18 @@ fn note(tenant: &Tenant, happening: Happening) {
     }
 }
 
-fn close_all(tenant: &Tenant) -> u64 {
+/// Returns the sockets that a suspension concerns. Taken in the turn in which it is noted: later ones are refused, or came after its
+/// end.
+fn members_of(tenants: &[Arc<Tenant>]) -> Vec<Arc<Member>> {
+    let members = tenants.iter().map(|tenant| tenant.relay.hub().members());
+    members.flatten().collect()
+}
+
+/// Closes sockets, outside of the turn: the tasks of thousands are woken, and the turn is that of all tenants.
+fn close_each(members: &[Arc<Member>]) -> u64 {
     let close = |member: &&Arc<Member>| {
         let frame = spread(CloseReason::TenantSuspended);
         member.outbound().close(frame, CloseOrder::AfterQueued)
     };
-    tenant.relay.hub().members().iter().filter(close).count() as u64
+    members.iter().filter(close).count() as u64
 }
