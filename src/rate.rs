@@ -52,6 +52,11 @@ impl Bucket {
         self.after(now, per_second, 1).is_ok()
     }
 
+    /// Returns true if nothing is taken any more: a new bucket would do the same.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= nanos(now.saturating_duration_since(*BEGINNING))
+    }
+
     fn after(&self, now: Instant, per_second: u32, count: u32) -> Result<u64, Empty> {
         let Some(interval) = 1_000_000_000u32.checked_div(per_second) else {
             // Whatever was taken stays taken: one call without a limit must not fill the bucket for the others.
@@ -83,8 +88,10 @@ mod tests {
     #[test]
     fn a_bucket_holds_two_seconds_and_refills_at_its_rate() {
         let (mut bucket, start) = (Bucket::default(), Instant::now());
+        assert!(bucket.is_full(start));
         assert_eq!((0..100).filter(|_| bucket.take(start, 10)).count(), 20);
-        assert!(!bucket.has_one(start, 10));
+        assert!(!bucket.has_one(start, 10) && !bucket.is_full(start));
+        assert!(bucket.is_full(start + BURST));
         let later = start + Duration::from_secs(1);
         assert_eq!((0..100).filter(|_| bucket.take(later, 10)).count(), 10);
         assert!(bucket.has_one(later, 0));

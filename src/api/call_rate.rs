@@ -24,6 +24,9 @@ const UNIT: u64 = 64 * 1024;
 /// calls are carried out.
 const REFUSED_AFTER: Duration = Duration::from_millis(100);
 
+/// The time between two looks for buckets that are full again, which are those of keys and tenants of long ago.
+const SWEPT_EVERY: Duration = Duration::from_secs(60);
+
 /// The ends of the paths that take something back; a DELETE does too. They have a bucket of their own, so that a flood of other calls does not
 /// delay a revocation.
 const URGENT: [&str; 5] = [
@@ -53,9 +56,30 @@ impl Payer {
     }
 }
 
-/// The buckets of all callers; there are as many as keys.
+/// The buckets of all callers.
 #[derive(Clone, Default)]
-pub(super) struct CallRate(Arc<Mutex<HashMap<(Payer, bool), Bucket>>>);
+pub(super) struct CallRate(Arc<Mutex<CallBuckets>>);
+
+/// The buckets of callers with a call of late, for urgent calls and others.
+#[derive(Default)]
+struct CallBuckets {
+    by_payer: HashMap<(Payer, bool), Bucket>,
+    swept_at: Option<Instant>,
+}
+
+impl CallBuckets {
+    fn take(&mut self, payer: (Payer, bool), now: Instant, per_second: u32, weight: u32) -> bool {
+        let since = self
+            .swept_at
+            .map(|swept| now.saturating_duration_since(swept));
+        if since.is_none_or(|since| since >= SWEPT_EVERY) {
+            self.swept_at = Some(now);
+            self.by_payer.retain(|_, bucket| !bucket.is_full(now));
+        }
+        let bucket = self.by_payer.entry(payer).or_default();
+        bucket.take_many(now, per_second, weight)
+    }
+}
 
 impl CallRate {
     /// Takes a call from its caller's bucket. Returns false, and counts it, if the bucket is empty.
@@ -85,8 +109,7 @@ impl CallRate {
         let taken = {
             let mut buckets = self.0.lock();
             let payer = (Payer::of(caller, key), is_urgent(request));
-            let bucket = buckets.entry(payer).or_default();
-            bucket.take_many(now, per_second, weight)
+            buckets.take(payer, now, per_second, weight)
         };
         if !taken {
             match tenant {
@@ -137,5 +160,21 @@ mod tests {
         assert_eq!(length("Content-Length", "70000"), 70_000);
         assert_eq!(length("Transfer-Encoding", "chunked"), MAX_BODY as u64);
         assert_eq!(length("Host", "x"), 0);
+    }
+
+    /// Before, a tenant that had ever called kept its buckets.
+    #[test]
+    fn a_caller_of_long_ago_has_no_bucket() {
+        let (mut buckets, now) = (CallBuckets::default(), Instant::now());
+        let payer = |number: u32| {
+            let tenant: TenantId = format!("t{number}").parse().unwrap();
+            (Payer::Tenant(tenant), false)
+        };
+        for number in 0..100 {
+            assert!(buckets.take(payer(number), now, 1, 2));
+        }
+        assert!(!buckets.take(payer(0), now, 1, 1));
+        assert!(buckets.take(payer(0), now + SWEPT_EVERY, 1, 1));
+        assert_eq!(buckets.by_payer.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 //! It checks eviction, role, replicas, clock and the mark [`redis_keys::EPOCH`] at the start, after every reconnect and once
 //! a minute. The mark is an ordinary key: if it is missing, the server lost its data. Each change is logged once, with the action to take.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::config::Config;
+use crate::heavy::{HEAVY_VALUES, heavy};
 use crate::metrics;
 use crate::replica::Remarks;
 use crate::stores::redis::RedisStore;
 use crate::stores::redis_keys;
+use crate::stores::redis_url::RedisUrl;
 use crate::tasks::{self, Task};
 use crate::tenant::Tenants;
 
@@ -88,8 +91,12 @@ impl DenylistWatch {
     /// Starts and ends the tasks as servers come and go. Never returns.
     pub(super) async fn run(self) -> Infallible {
         metrics::denylist_at_risk(false);
-        let mut watched: Vec<Watched> = Vec::new();
+        let (mut watched, mut config) = (Vec::<Watched>::new(), self.tenants.config());
         loop {
+            let served = self.tenants.config();
+            if !Arc::ptr_eq(&served, &std::mem::replace(&mut config, served.clone())) {
+                keep_marks(&self.known, &served);
+            }
             let servers = self.servers().await;
             watched.retain(|old| servers.contains(&old.server));
             for server in servers {
@@ -170,6 +177,22 @@ impl DenylistWatch {
     }
 }
 
+/// Forgets the marks of servers that have no denylist in a configuration. A tenant that is not in use stays configured: its server
+/// may lose the mark meanwhile.
+fn keep_marks(known: &KnownMarks, config: &Config) {
+    if known.lock().is_empty() {
+        return;
+    }
+    let endpoints: HashSet<String> = heavy(config.tenants.len() > HEAVY_VALUES, || {
+        let tenants = config.tenants.values();
+        let urls = tenants.filter_map(|tenant| config.effective(tenant).denylist_redis());
+        let urls = urls.filter_map(|url| RedisUrl::parse(url).ok());
+        urls.map(|url| url.endpoint()).collect()
+    });
+    let mut known = known.lock();
+    known.retain(|(endpoint, _), _| endpoints.contains(endpoint));
+}
+
 /// The share of one server in the count of servers at risk. Dropping it removes the share.
 struct Standing {
     at_risk: bool,
@@ -242,6 +265,8 @@ async fn watch(mut server: WatchedServer, mut standing: Standing, told: Told) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TenantConfig;
+    use crate::ids::TenantId;
 
     #[test]
     fn a_server_that_is_not_looked_at_any_more_is_not_at_risk() {
@@ -255,5 +280,23 @@ mod tests {
         other.set(false);
         drop(other);
         assert_eq!(all.load(Ordering::Relaxed), 0);
+    }
+
+    /// Before, a server that was ever watched kept its mark.
+    #[test]
+    fn a_mark_goes_with_the_last_tenant_that_is_configured_with_its_server() {
+        let known = KnownMarks::default();
+        for endpoint in ["own:6379", "gone:6379"] {
+            let place = (endpoint.to_owned(), redis_keys::epoch(None));
+            known.lock().insert(place, "mark".to_owned());
+        }
+        let mut config = Config::default();
+        let mut tenant = TenantConfig::default();
+        tenant.redis.get_or_insert_default().url = Some("redis://own:6379".into());
+        let name: TenantId = "acme".parse().unwrap();
+        config.tenants.insert(name, Arc::new(tenant));
+        keep_marks(&known, &config);
+        let left = known.lock();
+        assert!(left.len() == 1 && left.keys().all(|(endpoint, _)| endpoint == "own:6379"));
     }
 }

@@ -6,7 +6,7 @@ use super::life::Happening;
 use super::{Tenant, Tenants};
 use crate::close_code::CloseReason;
 use crate::error::StoreError;
-use crate::hub::{CloseOrder, Member, spread};
+use crate::hub::{CloseOrder, Member, close_in_turns, spread};
 use crate::ids::TenantId;
 use crate::stores::key_read::KeyRead;
 use crate::stores::key_store::KeyStore;
@@ -99,11 +99,11 @@ fn members_of(tenants: &[Arc<Tenant>]) -> Vec<Arc<Member>> {
     members.flatten().collect()
 }
 
-/// Closes sockets, outside of the turn: the tasks of thousands are woken, and the turn is that of all tenants.
+/// Closes sockets, outside of the turn, which is that of all tenants: there may be thousands.
 fn close_each(members: &[Arc<Member>]) -> u64 {
     let close = |member: &&Arc<Member>| {
         let frame = spread(CloseReason::TenantSuspended);
         member.outbound().close(frame, CloseOrder::AfterQueued)
     };
-    members.iter().filter(close).count() as u64
+    close_in_turns(|| members.iter().filter(close).count() as u64)
 }
