@@ -11,10 +11,11 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::call_rate::{Payer, body_length, is_urgent};
+use super::call_rate::{Payer, is_urgent, refuse};
+use super::problem::ApiProblem;
 use crate::heavy::HEAVY_BYTES;
 
-/// Calls with a large body of one caller that are carried out at once. The others wait before their bodies are read.
+/// Calls with a large body of one caller that are carried out at once. The others wait.
 const LARGE_AT_ONCE: usize = 2;
 /// The part of the listener's connections that the calls of one caller may take.
 const SHARE: usize = 4;
@@ -55,17 +56,16 @@ impl CallsAtWork {
         }))
     }
 
-    /// Begins a call, and waits for its turn if its body is large. `None` if its caller has the most calls under way.
-    pub(super) fn begin(
-        &self,
-        payer: Payer,
-        request: &Request,
-    ) -> impl Future<Output = Option<CallAtWork>> + use<> {
-        let is_large = body_length(request) >= HEAVY_BYTES as u64;
-        let (calls, account) = (self.clone(), (payer, is_urgent(request)));
-        async move { calls.take(account, is_large).await }
+    /// Returns the place of a call, which it takes later.
+    pub(super) fn place(&self, payer: Payer, request: &Request) -> CallPlace {
+        CallPlace(Arc::new(PlaceOfCall {
+            calls: self.clone(),
+            account: (payer, is_urgent(request)),
+            taken: Mutex::default(),
+        }))
     }
 
+    /// Begins a call, and waits for its turn if its body is large. `None` if its caller has the most calls under way.
     async fn take(&self, account: Account, is_large: bool) -> Option<CallAtWork> {
         let (mut call, large) = {
             let mut under_way = self.0.under_way.lock();
@@ -93,6 +93,33 @@ impl CallsAtWork {
             call.turn = large.acquire_owned().await.ok();
         }
         Some(call)
+    }
+}
+
+/// The place of a call among those of its caller. The last clone gives it back.
+#[derive(Clone)]
+pub(super) struct CallPlace(Arc<PlaceOfCall>);
+
+struct PlaceOfCall {
+    calls: CallsAtWork,
+    account: Account,
+    taken: Mutex<Option<CallAtWork>>,
+}
+
+impl CallPlace {
+    /// Takes the place once the body is there, of so many bytes: one that does not come is no work. Waits for its turn if it is large.
+    ///
+    /// # Errors
+    /// The refusal of a caller that has the most calls under way.
+    pub(super) async fn take(&self, bytes: usize) -> Result<(), ApiProblem> {
+        let PlaceOfCall { calls, account, .. } = &*self.0;
+        let call = calls.take(account.clone(), bytes >= HEAVY_BYTES).await;
+        let call = match call {
+            Some(call) => call,
+            None => return Err(refuse().await),
+        };
+        *self.0.taken.lock() = Some(call);
+        Ok(())
     }
 }
 

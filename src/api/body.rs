@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::ApiState;
+use super::at_work::CallPlace;
 use super::book::TenantMistake;
 use super::problem::ApiProblem;
 use super::repeats::repeated_keys;
@@ -40,20 +41,25 @@ impl FromRequest<ApiState> for JsonBytes {
     }
 }
 
-/// Reads a body to its end.
+/// Reads a body to its end. Then the call takes its place among those of its caller.
 ///
 /// # Errors
-/// The problem of a body that is too large, or that breaks off.
+/// The problem of a body that is too large, or that breaks off, and of a caller with too many calls under way.
 async fn whole(request: Request, state: &ApiState) -> Result<Bytes, ApiProblem> {
+    let place = request.extensions().get::<CallPlace>().cloned();
     let body = Bytes::from_request(request, state).await;
-    body.map_err(|error| match error {
+    let body = body.map_err(|error| match error {
         BytesRejection::FailedToBufferBody(cause)
             if cause.status() == StatusCode::PAYLOAD_TOO_LARGE =>
         {
             ApiProblem::BodyTooLarge
         }
         _ => ApiProblem::BodyNotValid,
-    })
+    })?;
+    if let Some(place) = place {
+        place.take(body.len()).await?;
+    }
+    Ok(body)
 }
 
 /// The body of a call that takes none: nothing, or what some clients send for it, `{}` or `null`. Anything else was

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::ApiState;
-use super::at_work::CallAtWork;
+use super::at_work::CallPlace;
 use super::problem::{ApiProblem, unavailable};
 use crate::channel_layer::CallId;
 use crate::error::StoreError;
@@ -43,18 +43,18 @@ const MOST_LONG: u64 = 1000;
 pub(super) struct Idempotent {
     key: Option<String>,
     /// Its place among those of its caller.
-    at_work: Option<Arc<CallAtWork>>,
+    place: Option<CallPlace>,
 }
 
 impl FromRequestParts<ApiState> for Idempotent {
     type Rejection = ApiProblem;
 
     async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, ApiProblem> {
-        let at_work = parts.extensions.get().cloned();
+        let place = parts.extensions.get().cloned();
         let mut values = parts.headers.get_all("idempotency-key").iter();
         let Some(value) = values.next() else {
             let key = None;
-            return Ok(Self { key, at_work });
+            return Ok(Self { key, place });
         };
         let key = value.to_str().ok().filter(|key| {
             let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
@@ -63,7 +63,7 @@ impl FromRequestParts<ApiState> for Idempotent {
         match (key, values.next()) {
             (Some(key), None) => Ok(Self {
                 key: Some(key.to_owned()),
-                at_work,
+                place,
             }),
             _ => Err(ApiProblem::IdempotencyKeyNotValid),
         }
@@ -116,9 +116,9 @@ impl Idempotent {
         }
         // A task of its own, which ends with the call: a client that goes away must not leave half of a batch published.
         let (tell, told) = oneshot::channel();
-        let at_work = self.at_work;
+        let place = self.place;
         tasks::brief(async move {
-            let _at_work = at_work;
+            let _place = place;
             // Fails if the client has gone away.
             drop(tell.send(held.carry_out(call).await));
         });

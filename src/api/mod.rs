@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request, State};
+use axum::http::Method;
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -45,7 +46,7 @@ pub use book::{
     TenantMistake, TenantOfBook,
 };
 use call_line::CallLine;
-use call_rate::{CallRate, Payer};
+use call_rate::{CallRate, Payer, body_length};
 pub use keys::ApiKeys;
 use keys::Caller;
 use problem::ApiProblem;
@@ -193,13 +194,14 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     if !state.call_rate.take(&state, (&caller, key), &request) {
         return call_rate::refuse().await.into_response();
     }
-    let payer = Payer::of(&caller, key);
-    let Some(at_work) = state.at_work.begin(payer, &request).await else {
-        return call_rate::refuse().await.into_response();
-    };
+    let place = state.at_work.place(Payer::of(&caller, key), &request);
+    // Otherwise it is taken once the body is read.
+    let has_no_body = body_length(&request) == 0 || request.method() == Method::GET;
+    if has_no_body && let Err(problem) = place.take(0).await {
+        return problem.into_response();
+    }
     // A call with an `Idempotency-Key` outlives this function if its client goes away.
-    let at_work = Arc::new(at_work);
-    request.extensions_mut().insert(at_work.clone());
+    request.extensions_mut().insert(place.clone());
     let key = keys::CallerKey(key);
     let mut line = CallLine::of(&request, scope, caller.actor(key));
     if let Some(line) = &line {
@@ -208,7 +210,7 @@ async fn authenticate(State(state): State<ApiState>, mut request: Request, next:
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(key);
     let answer = next.run(request).await;
-    drop(at_work);
+    drop(place);
     if let Some(line) = &mut line {
         line.answered(answer.status());
     }

@@ -35,7 +35,7 @@ struct TurnsState {
 
 /// The next work of a task.
 enum NextTurn {
-    Read(GroupReader),
+    Read(Box<GroupReader>),
     /// Nothing is due before.
     Await(Instant),
     End,
@@ -62,7 +62,7 @@ impl ReadTurns {
     fn next(&self, now: Instant) -> NextTurn {
         let mut state = self.state.lock();
         match state.waiting.first_entry() {
-            Some(first) if first.key().0 <= now => return NextTurn::Read(first.remove()),
+            Some(first) if first.key().0 <= now => return NextTurn::Read(Box::new(first.remove())),
             Some(first) => {
                 let (due, _) = *first.key();
                 if !std::mem::replace(&mut state.is_awaited, true) {
@@ -99,7 +99,7 @@ impl Relay {
         let _at_work = AtWork(&self.turns);
         loop {
             match self.turns.next(Instant::now()) {
-                NextTurn::Read(reader) => self.read_turn(reader).await,
+                NextTurn::Read(reader) => self.read_turn(*reader).await,
                 NextTurn::Await(due) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(due) => {}

@@ -201,6 +201,8 @@ async fn a_flood_of_pings_is_answered_or_its_sender_closed() {
         .tenant("acme")
         .users(&Database::sqlite().await)
         .with("limits.send_queue", "64KiB")
+        // Without a rate, which would close either before.
+        .with("limits.messages_per_second", 0)
         .route("path = 'echo/'\n consumer = { kind = 'echo' }")
         .start()
         .await;
