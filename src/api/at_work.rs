@@ -4,7 +4,7 @@
 //! of one tenant, whose Redis stands still, would keep those of all others out, and its large bodies would take every turn of heavy
 //! work.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::Request;
 use hashbrown::HashMap;
@@ -61,7 +61,7 @@ impl CallsAtWork {
         CallPlace(Arc::new(PlaceOfCall {
             calls: self.clone(),
             account: (payer, is_urgent(request)),
-            taken: Mutex::default(),
+            taken: OnceLock::new(),
         }))
     }
 
@@ -103,7 +103,7 @@ pub(super) struct CallPlace(Arc<PlaceOfCall>);
 struct PlaceOfCall {
     calls: CallsAtWork,
     account: Account,
-    taken: Mutex<Option<CallAtWork>>,
+    taken: OnceLock<CallAtWork>,
 }
 
 impl CallPlace {
@@ -112,14 +112,19 @@ impl CallPlace {
     /// # Errors
     /// The refusal of a caller that has the most calls under way.
     pub(super) async fn take(&self, bytes: usize) -> Result<(), ApiProblem> {
-        let PlaceOfCall { calls, account, .. } = &*self.0;
-        let call = calls.take(account.clone(), bytes >= HEAVY_BYTES).await;
-        let call = match call {
-            Some(call) => call,
-            None => return Err(refuse().await),
-        };
-        *self.0.taken.lock() = Some(call);
-        Ok(())
+        let PlaceOfCall {
+            calls,
+            account,
+            taken,
+        } = &*self.0;
+        match calls.take(account.clone(), bytes >= HEAVY_BYTES).await {
+            Some(call) => {
+                // A call has one body, so that the place is empty; a second taking would be given back.
+                taken.set(call).ok();
+                Ok(())
+            }
+            None => Err(refuse().await),
+        }
     }
 }
 

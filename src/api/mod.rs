@@ -174,7 +174,8 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// Refuses calls without a known key, those over the rate and those of a caller with too many under way. Passes the owner of the key to the handler.
+/// Refuses calls without a known key, those over the rate and those of a caller with too many under way. Passes the owner of the key
+/// to the handler.
 async fn authenticate(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let Some(key) = keys::presented(request.headers()) else {
         return ApiProblem::KeyMissing.into_response();

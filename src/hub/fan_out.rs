@@ -87,7 +87,11 @@ impl Pace {
 /// are woken at once (`wakes.rs`).
 pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Member>)) {
     if let Some(few) = group.few::<SLICE>() {
-        let served = few.iter().flatten().inspect(|member| serve(member)).count();
+        let mut served = 0;
+        for member in few.iter().flatten() {
+            serve(member);
+            served += 1;
+        }
         return pace.spend(served).await;
     }
     let members = group.members();

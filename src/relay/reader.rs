@@ -56,13 +56,14 @@ pub(super) struct GroupReader {
 }
 
 impl GroupReader {
-    fn new(group: &Arc<Group>) -> Self {
-        Self {
+    /// Makes one on the heap: it goes back and forth between the line and its task.
+    fn new(group: &Arc<Group>) -> Box<Self> {
+        Box::new(Self {
             group: group.clone(),
             failures: Failures::default(),
             replays: Replays::default(),
             looked: Instant::now(),
-        }
+        })
     }
 
     /// Returns the next job. Looks after the sockets that wait also while there is work: one that reads on and on must not keep
@@ -190,7 +191,7 @@ impl Relay {
     }
 
     /// Reads one page for all members of a group. Sockets that wait for the history get a task of their own.
-    pub(super) async fn read_turn(self: &Arc<Self>, mut reader: GroupReader) {
+    pub(super) async fn read_turn(self: &Arc<Self>, mut reader: Box<GroupReader>) {
         let group = reader.group.clone();
         if reader.failures.since.is_some() {
             let wishes = group.history().take_wishes();
@@ -220,7 +221,11 @@ impl Relay {
     }
 
     /// Serves the sockets that wait for the history of a group, until there are none or its live events have a hole.
-    async fn serve_sockets(self: Arc<Self>, mut reader: GroupReader, mut wishes: Vec<ReadWish>) {
+    async fn serve_sockets(
+        self: Arc<Self>,
+        mut reader: Box<GroupReader>,
+        mut wishes: Vec<ReadWish>,
+    ) {
         let group = reader.group.clone();
         loop {
             if !wishes.is_empty() {

@@ -25,7 +25,7 @@ pub(super) struct ReadTurns {
 #[derive(Default)]
 struct TurnsState {
     /// By the time from which a group may be read, and in the order of their coming.
-    waiting: BTreeMap<(Instant, u64), GroupReader>,
+    waiting: BTreeMap<(Instant, u64), Box<GroupReader>>,
     came: u64,
     /// The tasks.
     at_work: usize,
@@ -43,7 +43,7 @@ enum NextTurn {
 
 impl ReadTurns {
     /// Adds a group. Returns true if a task has to start.
-    fn add(&self, reader: GroupReader, due: Instant) -> bool {
+    fn add(&self, reader: Box<GroupReader>, due: Instant) -> bool {
         let mut state = self.state.lock();
         state.came += 1;
         let place = (due, state.came);
@@ -62,7 +62,7 @@ impl ReadTurns {
     fn next(&self, now: Instant) -> NextTurn {
         let mut state = self.state.lock();
         match state.waiting.first_entry() {
-            Some(first) if first.key().0 <= now => return NextTurn::Read(Box::new(first.remove())),
+            Some(first) if first.key().0 <= now => return NextTurn::Read(first.remove()),
             Some(first) => {
                 let (due, _) = *first.key();
                 if !std::mem::replace(&mut state.is_awaited, true) {
@@ -89,7 +89,7 @@ impl Drop for AtWork<'_> {
 
 impl Relay {
     /// Has a group read for all its members once it is its turn, not before `due`.
-    pub(super) fn read_in_turn(self: &Arc<Self>, reader: GroupReader, due: Instant) {
+    pub(super) fn read_in_turn(self: &Arc<Self>, reader: Box<GroupReader>, due: Instant) {
         if self.turns.add(reader, due) {
             tasks::brief(self.clone().read_due());
         }
@@ -99,7 +99,7 @@ impl Relay {
         let _at_work = AtWork(&self.turns);
         loop {
             match self.turns.next(Instant::now()) {
-                NextTurn::Read(reader) => self.read_turn(*reader).await,
+                NextTurn::Read(reader) => self.read_turn(reader).await,
                 NextTurn::Await(due) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(due) => {}

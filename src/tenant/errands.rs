@@ -207,7 +207,7 @@ fn answer_all(tenant: &Tenant, answers: Vec<Reply>, fill: impl Fn(&mut Answer)) 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures_util::FutureExt;
 
     use super::*;
@@ -215,9 +215,10 @@ mod tests {
     use crate::fleet::{Fleet, ReplicaList};
     use crate::ids::ReplicaId;
 
-    fn answer() -> Reply {
-        let registry = ReplicaList::new(ReplicaId::random());
-        let fleet = Fleet::new(registry, Duration::from_secs(1));
+    /// Returns the way of an answer for which no replica waits.
+    pub(in crate::tenant) fn answer() -> Reply {
+        let replicas = ReplicaList::new(ReplicaId::random());
+        let fleet = Fleet::new(replicas, Duration::from_secs(1));
         let control = Arc::new(Control::in_memory(&Arc::default(), "control"));
         Reply::new(&fleet, &control, (None, None), 0)
     }

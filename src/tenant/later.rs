@@ -12,7 +12,7 @@ use crate::fleet::message::Op;
 /// The most messages that wait or are carried out.
 const MOST: usize = 256;
 /// The part of that which one with a long event takes, so that they hold a few MiB.
-const LONG: usize = 64;
+const LONG: u32 = 64;
 
 /// A message that waits for its turn.
 pub(super) struct LaterOrder {
@@ -46,7 +46,7 @@ impl LaterOrders {
     /// Adds a message. Returns false if there is no room for it.
     pub(super) fn add(&self, op: Op, answer: Reply, is_long: bool) -> bool {
         let parts = if is_long { LONG } else { 1 };
-        let Ok(room) = self.room.clone().try_acquire_many_owned(parts as u32) else {
+        let Ok(room) = self.room.clone().try_acquire_many_owned(parts) else {
             return false;
         };
         let order = LaterOrder {
@@ -55,5 +55,34 @@ impl LaterOrders {
             _room: room,
         };
         self.line.send(order).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::errands::tests::answer;
+    use super::*;
+
+    #[test]
+    fn messages_beyond_the_room_are_refused_until_one_has_ended() {
+        let (orders, mut line) = LaterOrders::new();
+        let added = (0..2 * MOST).filter(|_| orders.add(Op::Count, answer(), false));
+        assert_eq!(added.count(), MOST);
+        // One that is carried out takes its room still.
+        let order = line.try_recv().unwrap();
+        assert!(!orders.add(Op::Count, answer(), false));
+        drop(order);
+        assert!(orders.add(Op::Count, answer(), false));
+        assert!(!orders.is_empty());
+    }
+
+    #[test]
+    fn long_messages_take_more_of_the_room() {
+        let (orders, line) = LaterOrders::new();
+        assert!(orders.is_empty());
+        let added = (0..MOST).filter(|_| orders.add(Op::Count, answer(), true));
+        assert_eq!(added.count(), 4);
+        drop(line);
+        assert!(orders.is_empty());
     }
 }

@@ -1,9 +1,9 @@
 //! Carries out the messages of a tenant's control channel on all its sockets, including those that leave.
 //!
 //! Anyone with the right to the channel may flood it, and neither other tenants nor the tenant's own revocations may wait for
-//! that. So messages are taken in turns with all other work. Those that only ask or send are bounded per second, and carried out beside
-//! the others.
-//! Revocations, invalidations and suspensions never are; [`Errands`] merges those that cost more than a look into an index.
+//! that. So messages are taken in turns with all other work. Those that only ask or send are bounded per second, and wait for each
+//! other in a line of their own ([`LaterOrders`]). Revocations, invalidations and suspensions are neither bounded nor in that line;
+//! [`Errands`] merges those that cost more than a look into an index.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -259,9 +259,7 @@ impl SocketWire<'_> {
     /// # Errors
     /// The close frame of a client that is over it.
     pub(super) fn take_rate(&mut self) -> Result<(), CloseFrame> {
-        let per_second = self.state.registration.relay().limits().messages_per_second;
-        let has_one = self.state.messages.take(Instant::now(), per_second);
-        has_one.then_some(()).ok_or_else(|| self.over_rate())
+        self.take_part(1)
     }
 
     /// Takes a ping or a pong of the client from that budget: a part of a message.
@@ -269,15 +267,18 @@ impl SocketWire<'_> {
     /// # Errors
     /// As [`Self::take_rate`].
     pub(super) fn take_rate_of_control(&mut self) -> Result<(), CloseFrame> {
-        let per_second = self.state.registration.relay().limits().messages_per_second;
-        let messages = &mut self.state.messages;
-        let has_part = messages.take_part(Instant::now(), per_second, CONTROL_FRAMES);
-        has_part.then_some(()).ok_or_else(|| self.over_rate())
+        self.take_part(CONTROL_FRAMES)
     }
 
-    fn over_rate(&self) -> CloseFrame {
-        let metrics = self.state.registration.metrics();
-        metrics.rate_limited("messages_per_second");
-        CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1))
+    /// Takes one of so many parts of a message.
+    fn take_part(&mut self, parts: u32) -> Result<(), CloseFrame> {
+        let registration = &self.state.registration;
+        let per_second = registration.relay().limits().messages_per_second;
+        let messages = &mut self.state.messages;
+        if messages.take_part(Instant::now(), per_second, parts) {
+            return Ok(());
+        }
+        registration.metrics().rate_limited("messages_per_second");
+        Err(CloseReason::RateLimited.frame_with_retry(Duration::from_secs(1)))
     }
 }

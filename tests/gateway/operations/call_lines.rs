@@ -75,21 +75,32 @@ async fn call_all(gateway: &Gateway) {
         .await;
 }
 
-#[tokio::test]
-async fn a_call_that_changes_something_has_a_line_with_its_key_and_its_status() {
+/// A gateway that logs at this level, after the calls.
+async fn called(level: &str) -> Gateway {
     let gateway = gateway()
-        .set("log.level", "info")
+        .set("log.level", level)
         .tenant("acme")
         .with("api_keys", vec![OWN_KEY])
         .tenant("other")
         .start()
         .await;
     call_all(&gateway).await;
+    gateway
+}
+
+/// These fields of a line.
+fn fields(line: &Value, names: &[&str]) -> Value {
+    names.iter().map(|name| line[*name].clone()).collect()
+}
+
+#[tokio::test]
+async fn a_call_that_changes_something_has_a_line_with_its_key_and_its_status() {
+    let gateway = called("info").await;
     let seen: Vec<_> = lines(&gateway)
         .iter()
         .map(|line| {
-            let fields = ["actor", "tenant.id", "call", "revoked", "user.id", "status"];
-            Value::from_iter(fields.map(|field| line[field].clone()))
+            let names = ["actor", "tenant.id", "call", "revoked", "user.id", "status"];
+            fields(line, &names)
         })
         .collect();
     let (own, operator) = (
@@ -113,21 +124,11 @@ async fn a_call_that_changes_something_has_a_line_with_its_key_and_its_status() 
 
 #[tokio::test]
 async fn sends_and_changes_of_groups_have_lines_at_debug() {
-    let gateway = gateway()
-        .set("log.level", "info,lockgate::api=debug")
-        .tenant("acme")
-        .with("api_keys", vec![OWN_KEY])
-        .tenant("other")
-        .start()
-        .await;
-    call_all(&gateway).await;
+    let gateway = called("info,lockgate::api=debug").await;
     let lines = lines(&gateway);
     let debug = lines.iter().filter(|line| line["level"] == "DEBUG");
     let seen: Vec<_> = debug
-        .map(|line| {
-            let fields = ["scope", "call", "group.name", "user.id"];
-            Value::from_iter(fields.map(|field| line[field].clone()))
-        })
+        .map(|line| fields(line, &["scope", "call", "group.name", "user.id"]))
         .collect();
     let expected = [
         json!(["groups", "POST", "room_7", ALICE]),
