@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::arrivals::Side;
-use crate::process::{LOAD_CORE, Process};
+use crate::process::{LOAD_CORE, Process, give_precedence};
 use crate::swarm::Swarm;
 use crate::world::{Ticket, idle_tenant};
 
@@ -19,8 +19,6 @@ use crate::world::{Ticket, idle_tenant};
 pub(crate) const FLOOD: &str = "__flood";
 /// Events in one write to Redis.
 const BATCH: u64 = 128;
-/// The nice value: precedence over everything on the machine but the program that takes the times, which has -20.
-const NICE: i32 = -10;
 /// The time between answers to pings while no event is due.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -46,12 +44,18 @@ pub(crate) struct Flooded {
 }
 
 impl Flood {
-    /// Starts the neighbour with `sockets` sockets of [`tenant`] on the gateway at `port`.
-    pub(crate) fn start(redis_port: u16, port: u16, sockets: u64) -> Result<Self> {
+    /// Starts the neighbour with `sockets` sockets of [`tenant`] on the gateway at `port`. In a run without times it has as much of
+    /// its core as all others.
+    pub(crate) fn start(redis_port: u16, port: u16, sockets: u64, timed: bool) -> Result<Self> {
         let program = std::env::current_exe()?;
         let mut process = Process::spawn(LOAD_CORE, &program, |command| {
             command
-                .args([FLOOD, &redis_port.to_string(), &port.to_string()])
+                .args([
+                    FLOOD,
+                    &redis_port.to_string(),
+                    &port.to_string(),
+                    &timed.to_string(),
+                ])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
         })?;
@@ -98,9 +102,10 @@ impl Flood {
 }
 
 /// The main function of the neighbour.
-pub(crate) fn run(redis_port: u16, port: u16) -> Result<()> {
-    // Without the right to set a nice value this process and the one that takes the times are equal.
-    rustix::process::setpriority_process(None, NICE).ok();
+pub(crate) fn run(redis_port: u16, port: u16, timed: bool) -> Result<()> {
+    if timed {
+        give_precedence()?;
+    }
     let mut swarm = Swarm::new(redis_port)?;
     let (sender, commands) = mpsc::channel();
     std::thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! The load program: measures the costs of Lockgate, each beside its floor in the same run.
 //!
-//! `cargo bench --bench load [-- --quick | --brief] [--markdown] [--runs N] [--rows a,b] [--gateway PATH] [--self-test]`
+//! `cargo bench --bench load [-- --quick | --brief] [--markdown] [--runs N] [--rows a,b] [--beside NOISE] [--gateway PATH] [--self-test]`
 //!
 //! It measures the CPU time of the server process per unit of work (user, system and the network stack that runs in its
 //! name), its memory (PSS), and the time from PUBLISH to the socket. The server, gateway or floor, has a core of its own,
@@ -14,6 +14,8 @@
 //!
 //! `cargo test --bench load -- --brief` (`tests/run load`) runs each row for a moment with a debug build of the gateway.
 //! It shows that the program works; its figures mean nothing.
+//!
+//! `--beside` runs only that row of `noisy`: `--rows noisy --beside slow-readers`.
 //!
 //! `--self-test` puts a bare relay in the gateway's place, to show the figures of a server that does almost nothing.
 
@@ -61,6 +63,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::noisy::Noise;
 use crate::report::{Report, Row};
 use crate::rows::Stage;
 use crate::settings::Settings;
@@ -115,7 +118,9 @@ fn main() -> Result<()> {
     match words[..] {
         [process::PIN, ..] => process::become_pinned(&arguments[1..]),
         [floor::FLOOR] => floor::serve(),
-        [flood::FLOOD, redis_port, port] => flood::run(redis_port.parse()?, port.parse()?),
+        [flood::FLOOD, redis_port, port, timed] => {
+            flood::run(redis_port.parse()?, port.parse()?, timed.parse()?)
+        }
         [nuisance::NUISANCE, kind, redis, port, api] => {
             nuisance::run(kind, [redis.parse()?, port.parse()?, api.parse()?])
         }
@@ -147,7 +152,7 @@ impl Options {
             self_test: false,
             gateway: env!("CARGO_BIN_EXE_lockgate").into(),
         };
-        let mut runs = None;
+        let (mut runs, mut beside) = (None, None);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value = || {
@@ -162,6 +167,7 @@ impl Options {
                 "--self-test" => options.self_test = true,
                 "--runs" => runs = Some(value()?.parse()?),
                 "--gateway" => options.gateway = value()?.into(),
+                "--beside" => beside = Some(Noise::named(value()?)?),
                 "--rows" => options.rows = value()?.split(',').map(str::to_owned).collect(),
                 other => bail!("no such option: {other}"),
             }
@@ -176,6 +182,7 @@ impl Options {
         if options.self_test {
             options.rows.retain(|row| !WHOLE.contains(&row.as_str()));
         }
+        options.settings.beside = beside;
         if let Some(runs) = runs {
             options.settings.runs = runs;
             options.settings.long_runs = runs;

@@ -33,6 +33,42 @@ const BRIEF_PAUSE: Duration = Duration::from_millis(20);
 /// The pause between two phases, in which the queues run empty.
 const REST: Duration = Duration::from_secs(2);
 
+/// The noise of a row.
+#[derive(Clone, Copy)]
+pub(crate) enum Noise {
+    /// Fifty times the share of events.
+    Events,
+    Nuisance(Nuisance),
+}
+
+impl Noise {
+    fn all() -> Vec<Self> {
+        let nuisances = Nuisance::ALL.into_iter().map(Self::Nuisance);
+        std::iter::once(Self::Events).chain(nuisances).collect()
+    }
+
+    /// Returns the noise of that name, such as `slow-readers`.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let all = Self::all();
+        let found = all.iter().find(|noise| noise.name() == name);
+        found.copied().with_context(|| {
+            let names: Vec<_> = all.iter().map(Self::name).collect();
+            format!("no such noise: {name}; there are {}", names.join(", "))
+        })
+    }
+
+    /// Returns the last words of its row, with dashes.
+    fn name(&self) -> String {
+        match self {
+            Self::Events => "events".to_owned(),
+            Self::Nuisance(kind) => {
+                let words = kind.row().split_once("beside ").map(|(_, words)| words);
+                words.unwrap_or_default().replace(' ', "-")
+            }
+        }
+    }
+}
+
 /// The result of one phase.
 struct Phase {
     /// Sorted nanoseconds, at the sockets and at a bare subscriber of the same events.
@@ -45,11 +81,12 @@ struct Phase {
 
 /// Measures the rows: the p99 of the quiet tenant beside each kind of noise.
 pub(crate) fn measure(world: &mut World, settings: Settings) -> Result<Vec<Row>> {
-    let mut rows = vec![beside_events(world, settings)?];
-    for kind in Nuisance::ALL {
-        rows.push(beside(kind, world, settings).context(kind.row())?);
-    }
-    Ok(rows)
+    let noises = settings.beside.map_or_else(Noise::all, |noise| vec![noise]);
+    let row = |noise| match noise {
+        Noise::Events => beside_events(world, settings),
+        Noise::Nuisance(kind) => beside(kind, world, settings).context(kind.row()),
+    };
+    noises.into_iter().map(row).collect()
 }
 
 /// Measures beside a nuisance, with a gateway that has met no other.
@@ -112,7 +149,12 @@ fn beside_events(world: &mut World, settings: Settings) -> Result<Row> {
         line: NOISY_LIMIT.to_owned(),
     };
     let mut stage = Stage::set(world, settings, Some(limit))?;
-    let mut flood = Flood::start(world.redis_port, stage.gateway.port, SOCKETS)?;
+    let mut flood = Flood::start(
+        world.redis_port,
+        stage.gateway.port,
+        SOCKETS,
+        settings.timed,
+    )?;
     let mut row = Row::new(
         "latency p99 of a quiet tenant, a noisy one beside it",
         "ms",

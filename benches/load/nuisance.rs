@@ -15,14 +15,12 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::flood::tenant;
 use crate::http::{Api, status_of};
-use crate::process::{LOAD_CORE, Process};
+use crate::process::{LOAD_CORE, Process, give_precedence};
 use crate::redis::{Link, encode};
 use crate::world::{API_KEY, Ticket};
 
 /// The first argument of this program when it is the nuisance.
 pub(crate) const NUISANCE: &str = "__nuisance";
-/// As that of the flood: below the program that takes the times.
-const NICE: i32 = -10;
 /// Clients that act at the same time, each in a thread.
 const CLIENTS: usize = 16;
 /// Connections that send nothing, or half a head.
@@ -139,8 +137,6 @@ impl Handle {
 
 /// The main function of the nuisance: its kind, and the ports of Redis, sockets and API.
 pub(crate) fn run(kind: &str, ports: [u16; 3]) -> Result<()> {
-    // Without the right to set a nice value this process and the one that takes the times are equal.
-    rustix::process::setpriority_process(None, NICE).ok();
     let kind = Nuisance::ALL.into_iter().find(|known| known.word() == kind);
     let kind = kind.context("no such nuisance")?;
     for line in std::io::stdin().lock().lines() {
@@ -149,9 +145,13 @@ pub(crate) fn run(kind: &str, ports: [u16; 3]) -> Result<()> {
         let ["begin", millis, pause] = words[..] else {
             bail!("no such command: {line}");
         };
+        let pause = Duration::from_millis(pause.parse()?);
+        if pause.is_zero() {
+            give_precedence()?;
+        }
         let run = Run {
             until: Instant::now() + Duration::from_millis(millis.parse()?),
-            pause: Duration::from_millis(pause.parse()?),
+            pause,
             acts: AtomicU64::new(0),
         };
         act(kind, ports, &run)?;

@@ -8,9 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::CpuSet;
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{
+    NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
+};
 
 /// The core of the measured server: gateway or floor, one at a time.
 pub(crate) const SERVER_CORE: usize = 0;
@@ -187,6 +192,18 @@ pub(crate) fn take_precedence() -> &'static str {
         Ok(()) => "nice -20, ",
         Err(_) => "",
     }
+}
+
+/// Gives this thread, and those that it starts, the time that no other process of its core wants. A lower nice value is not
+/// enough: the kernel lets what has begun use its slice of a millisecond or more, and the program that takes the times
+/// would wait for it.
+pub(crate) fn give_precedence() -> Result<()> {
+    set_thread_priority_and_policy(
+        thread_native_id(),
+        ThreadPriority::Min,
+        ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle),
+    )
+    .map_err(|error| anyhow!("cannot take the policy SCHED_IDLE: {error:?}"))
 }
 
 /// Raises the limit of descriptors to the hard limit and returns it. Children inherit it.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::noisy::Noise;
+
 /// The sizes and lengths of all rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
@@ -34,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) revocations: u64,
     /// The length of a step in the search for half load, and of a phase of the noisy row.
     pub(crate) noisy: (Duration, Duration),
+    /// The only noise of the noisy rows; `None` for all.
+    pub(crate) beside: Option<Noise>,
     /// Tenants of one process, and the time for which a stream to one of them is watched for pauses.
     pub(crate) tenants: usize,
     pub(crate) reload_window: Duration,
@@ -79,6 +83,7 @@ impl Settings {
         fleet_sockets: 10_000,
         revocations: 200,
         noisy: (Duration::from_secs(2), Duration::from_secs(10)),
+        beside: None,
         tenants: 1_000,
         reload_window: Duration::from_secs(3),
         registered: (10_000, 100_000, 2_000),
@@ -142,6 +147,7 @@ impl Settings {
         fleet_sockets: 60,
         revocations: 4,
         noisy: (Duration::from_millis(100), Duration::from_millis(500)),
+        beside: None,
         tenants: 5,
         reload_window: Duration::from_millis(200),
         registered: (20, 60, 10),
