@@ -3,8 +3,8 @@
 //! thread has time for other work.
 //!
 //! On a busy thread each turn would wait for everything that others have to do, and the event of a quiet tenant for a flood
-//! as often as it has turns. There all sockets are woken at once, and so are those that are left when the turns have taken
-//! longer than the sockets need: a flood of others may also fill less than half of a thread.
+//! as often as it has turns. There all sockets are woken at once, and so are those that are left when other work has taken more
+//! than an eighth of the time that the sockets need: a flood of others may also fill less than half of a thread.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -22,6 +22,8 @@ const TURNS: Duration = Duration::from_micros(10);
 const CLOSING_TURNS: Duration = Duration::from_micros(50);
 /// Sockets that close at once, before other work has its turn: about 400 µs.
 const CLOSED_AT_ONCE: usize = 16;
+/// The part of its sockets' own time that an event leaves to other work: so many times less.
+const OTHERS: u32 = 8;
 /// The share of their time that busy threads work.
 const BUSY: f64 = 0.7;
 /// The shortest time over which it is measured: one flood lasts, and a burst of a few events does not.
@@ -70,7 +72,7 @@ pub(super) fn gather(fan_out: impl FnOnce()) -> Vec<Waker> {
 /// Wakes so many tasks at a time: the first ones now, and the others in turns with all other work, until the time for that is
 /// over. Does not wait for them.
 pub(super) fn wake_in_turns(wakers: Vec<Waker>, at_a_time: usize) {
-    in_turns(wakers, at_a_time, TURNS);
+    in_turns(wakers, at_a_time, TURNS, Some(OTHERS));
 }
 
 /// Calls `close`, which closes any number of sockets. All of them take and send nothing more when it returns; their tasks, which say
@@ -78,12 +80,14 @@ pub(super) fn wake_in_turns(wakers: Vec<Waker>, at_a_time: usize) {
 pub fn close_in_turns<R>(close: impl FnOnce() -> R) -> R {
     let mut closed = None;
     let wakers = gather(|| closed = Some(close()));
-    in_turns(wakers, CLOSED_AT_ONCE, CLOSING_TURNS);
+    in_turns(wakers, CLOSED_AT_ONCE, CLOSING_TURNS, None);
     closed.expect("it was called")
 }
 
-/// Wakes tasks in turns, which have `each` for each of them.
-fn in_turns(wakers: Vec<Waker>, at_a_time: usize, each: Duration) {
+/// Wakes tasks in turns, which have `each` for each of them. The turns also end once other work has taken a part of the tasks' own
+/// time, if such a part is given.
+fn in_turns(wakers: Vec<Waker>, at_a_time: usize, each: Duration, others: Option<u32>) {
+    let turns = u32::try_from(wakers.len().div_ceil(at_a_time)).unwrap_or(u32::MAX);
     let most = each * u32::try_from(wakers.len()).unwrap_or(u32::MAX);
     let mut wakers = wakers.into_iter();
     wakers.by_ref().take(at_a_time).for_each(Waker::wake);
@@ -95,14 +99,47 @@ fn in_turns(wakers: Vec<Waker>, at_a_time: usize, each: Duration) {
         return wakers.for_each(Waker::wake);
     }
     tasks::brief(async move {
-        let began = tokio::time::Instant::now();
+        let (began, mut taken) = (tokio::time::Instant::now(), TurnTimes::new(turns));
         while wakers.len() > 0 {
+            let turn = tokio::time::Instant::now();
             tokio::task::yield_now().await;
-            let is_over = began.elapsed() >= most;
+            taken.add(turn.elapsed());
+            let is_over = began.elapsed() >= most || others.is_some_and(|part| taken.is_over(part));
             let count = if is_over { wakers.len() } else { at_a_time };
             wakers.by_ref().take(count).for_each(Waker::wake);
         }
     });
+}
+
+/// The times of an event's turns until now. The shortest one tells what its sockets take.
+struct TurnTimes {
+    all: u32,
+    begun: u32,
+    shortest: Duration,
+    sum: Duration,
+}
+
+impl TurnTimes {
+    fn new(all: u32) -> Self {
+        Self {
+            all,
+            begun: 0,
+            shortest: Duration::MAX,
+            sum: Duration::ZERO,
+        }
+    }
+
+    fn add(&mut self, turn: Duration) {
+        self.begun += 1;
+        self.shortest = self.shortest.min(turn);
+        self.sum += turn;
+    }
+
+    /// Returns true if other work has taken more than this part of the time that all sockets need.
+    fn is_over(&self, part: u32) -> bool {
+        let others = self.sum.saturating_sub(self.shortest * self.begun);
+        others > self.shortest * self.all / part
+    }
 }
 
 /// Returns true if the threads of the runtime have hardly any time left.
@@ -259,6 +296,26 @@ mod tests {
         }
         steps.dedup();
         assert_eq!(steps, [8, 16, 24, 100]);
+    }
+
+    /// Before, a flood that filled half of a thread took as much time between the turns as the sockets themselves.
+    #[test]
+    fn the_turns_of_an_event_end_when_others_have_had_their_part() {
+        let after = |micros: &[u64]| {
+            let mut taken = TurnTimes::new(13);
+            for micros in micros {
+                taken.add(Duration::from_micros(*micros));
+            }
+            taken.is_over(8)
+        };
+        // The sockets take 13 times 50 µs, and 81 µs are an eighth of that.
+        assert!(!after(&[50, 50, 100, 80]));
+        assert!(after(&[50, 50, 100, 82]));
+        assert!(
+            after(&[100, 100, 50]),
+            "the shortest turn tells what the sockets take"
+        );
+        assert!(!after(&[200, 200]), "nothing tells yet that others work");
     }
 
     #[test]
