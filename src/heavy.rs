@@ -4,12 +4,18 @@
 //! serves no other tenant meanwhile. Here such work runs in a thread of its own, at a lower priority: the system gives a processor to
 //! the runtime's threads as soon as one of them has something to do. One such work runs at a time, so that many of them take no more
 //! than one share.
+//!
+//! On Linux "as soon as" is a slice of the scheduler: a thread that has begun keeps its processor for a millisecond or more, whatever
+//! its priority. So the loops of such work call [`give_way`], which ends the slice every 100 µs.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::process::{getpriority_process, setpriority_process};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -24,6 +30,21 @@ const MOST_WAITING: usize = 64;
 /// The `nice` value of a thread with heavy work. It has a tenth of a processor that the runtime's threads use up, so that the work
 /// still ends.
 const NICE: i32 = 10;
+
+/// The longest time for which heavy work keeps a processor that others wait for.
+const STRETCH: Duration = Duration::from_micros(100);
+/// Steps of a loop between two looks at the clock: 5 µs or so.
+const STEPS: u32 = 64;
+/// The part of the time of a work in which it runs, beside threads that never rest: as its `nice` value gives it. Below it the
+/// work gives way no more.
+const LEAST_SHARE: u32 = 10;
+
+thread_local! {
+    /// The steps until the next look at the clock; 0 in a thread without heavy work.
+    static STEPS_LEFT: Cell<u32> = const { Cell::new(0) };
+    /// The heavy work of this thread.
+    static AT_WORK: Cell<Option<Stretch>> = const { Cell::new(None) };
+}
 
 static TURN: Mutex<()> = Mutex::new(());
 static WAITING: AtomicUsize = AtomicUsize::new(0);
@@ -66,6 +87,7 @@ fn nicely<R: Send>(thread: Builder, work: impl FnOnce() -> R + Send) -> R {
     let done = std::thread::scope(|scope| {
         let work = &mut work;
         let thread = thread.spawn_scoped(scope, || {
+            begin_stretch();
             // As root it would raise the priority of a process that has a lower one.
             if getpriority_process(None).is_ok_and(|nice| nice < NICE) {
                 setpriority_process(None, NICE).ok();
@@ -79,6 +101,62 @@ fn nicely<R: Send>(thread: Builder, work: impl FnOnce() -> R + Send) -> R {
         (Ok(Err(panic)), _) => std::panic::resume_unwind(panic),
         (_, Some(work)) => work(),
         (_, None) => unreachable!("the thread has done the work"),
+    }
+}
+
+/// Lets other threads have the processor, if this one has heavy work and has had it for a time. The loops of heavy work call it for
+/// each value. In other threads it does nothing.
+#[inline]
+pub fn give_way() {
+    match STEPS_LEFT.get() {
+        0 => {}
+        1 => end_stretch(),
+        left => STEPS_LEFT.set(left - 1),
+    }
+}
+
+fn begin_stretch() {
+    let now = Instant::now();
+    AT_WORK.set(Some(Stretch {
+        work_began: now,
+        began: now,
+    }));
+    STEPS_LEFT.set(STEPS);
+}
+
+/// Ends the stretch if it was long enough. The system runs another thread then, if one waits.
+#[cold]
+fn end_stretch() {
+    STEPS_LEFT.set(STEPS);
+    let (Some(stretch), now) = (AT_WORK.get(), Instant::now()) else {
+        return;
+    };
+    if now.saturating_duration_since(stretch.began) < STRETCH {
+        return;
+    }
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    let used = Duration::try_from(used).unwrap_or_default();
+    if stretch.may_give_way(now, used) {
+        std::thread::yield_now();
+    }
+    AT_WORK.set(Some(Stretch {
+        began: Instant::now(),
+        ..stretch
+    }));
+}
+
+/// The times of the heavy work of a thread.
+#[derive(Clone, Copy)]
+struct Stretch {
+    work_began: Instant,
+    /// The time at which the work gave way last.
+    began: Instant,
+}
+
+impl Stretch {
+    /// Returns true if the work, which has `used` this time of a processor, has had its least share until `now`.
+    fn may_give_way(&self, now: Instant, used: Duration) -> bool {
+        now.saturating_duration_since(self.work_began) <= used * LEAST_SHARE
     }
 }
 
@@ -124,6 +202,40 @@ mod tests {
         });
         let heard = runtime.block_on(others).unwrap();
         assert_eq!(heard, Ok(()));
+    }
+
+    /// Before, it kept the processor for a slice of the system's scheduler, which is a millisecond or more.
+    #[test]
+    fn heavy_work_gives_way_until_it_would_not_end() {
+        let began = Instant::now();
+        let stretch = Stretch {
+            work_began: began,
+            began,
+        };
+        let ms = Duration::from_millis;
+        assert!(stretch.may_give_way(began + ms(1), ms(1)), "alone");
+        assert!(stretch.may_give_way(began + ms(10), ms(1)), "a tenth");
+        assert!(!stretch.may_give_way(began + ms(11), ms(1)), "less");
+    }
+
+    #[test]
+    fn only_heavy_work_looks_at_the_clock() {
+        give_way();
+        assert_eq!(STEPS_LEFT.get(), 0);
+        let (steps, began) = nicely(Builder::new(), || {
+            let began = AT_WORK.get().map(|stretch| stretch.began);
+            let until = Instant::now() + Duration::from_secs(20);
+            while AT_WORK.get().map(|stretch| stretch.began) == began && Instant::now() < until {
+                give_way();
+            }
+            (
+                STEPS_LEFT.get(),
+                AT_WORK.get().map(|stretch| stretch.began) > began,
+            )
+        });
+        assert!(began, "it has given way");
+        assert!((1..=STEPS).contains(&steps), "{steps}");
+        assert_eq!(STEPS_LEFT.get(), 0);
     }
 
     #[test]

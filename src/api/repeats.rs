@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::heavy::give_way;
+
 /// The most keys that are told of one body.
 const MOST: usize = 100;
 /// The most bytes of a path that is told. A body could make hundreds of paths of a key that is half of it.
@@ -86,6 +88,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let length = self.path.len();
         let mut index = 0;
         loop {
+            give_way();
             self.path.push_str(&format!("[{index}]"));
             let more = items.next_element_seed(self.below());
             self.path.truncate(length);
@@ -100,6 +103,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let length = self.path.len();
         let mut seen = HashSet::new();
         while let Some(key) = members.next_key::<String>()? {
+            give_way();
             let dot = if length == 0 { "" } else { "." };
             self.path.push_str(&format!("{dot}{key}"));
             let value = match seen.insert(key) {

@@ -8,6 +8,7 @@
 use rmp::Marker;
 
 use crate::event::{DecodeError, EncodeError, Key, MAX_DEPTH, MAX_VALUES, Value};
+use crate::heavy::give_way;
 use crate::python::Dict;
 
 /// Reads exactly one value.
@@ -131,6 +132,7 @@ impl<'a> MsgPackReader<'a> {
         // A value takes far more memory than its byte in the payload, so the length alone does not decide the allocation.
         let mut items = Vec::with_capacity(len.min(1024));
         for _ in 0..len {
+            give_way();
             items.push(self.value(depth + 1)?);
         }
         Ok(Value::Array(items))
@@ -140,6 +142,7 @@ impl<'a> MsgPackReader<'a> {
         self.enter(len.saturating_mul(2), depth)?;
         let mut map = Dict::default();
         for _ in 0..len {
+            give_way();
             let key = self.key()?;
             map.insert(key, self.value(depth + 1)?);
         }
@@ -220,6 +223,7 @@ fn write(value: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), EncodeErr
             }
             write_len(items.len(), 0x90, 15, [None, Some(0xdc), Some(0xdd)], out);
             for item in items {
+                give_way();
                 write(item, out, depth + 1)?;
             }
         }
@@ -235,6 +239,7 @@ fn write_map(fields: &[(Key, Value)], out: &mut Vec<u8>, depth: usize) -> Result
     }
     write_len(fields.len(), 0x80, 15, [None, Some(0xde), Some(0xdf)], out);
     for (key, value) in fields {
+        give_way();
         match key {
             Key::Text(text) => write_str(text, out),
             Key::Bytes(bytes) => write_bin(bytes, out),

@@ -5,6 +5,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::heavy::give_way;
 use crate::python::Dict;
 use crate::python::json::{self, Bounds, Build, Decoded, JsonError, JsonText, Rules};
 
@@ -196,6 +197,7 @@ fn write<S: Style>(value: &Value, out: &mut String, depth: usize) -> Result<(), 
             }
             out.push('[');
             for (position, item) in items.iter().enumerate() {
+                give_way();
                 if position > 0 {
                     out.push_str(S::SEPARATORS[0]);
                 }
@@ -218,6 +220,7 @@ fn write_fields<'a, S: Style>(
     }
     out.push('{');
     for (position, (key, value)) in fields.enumerate() {
+        give_way();
         if position > 0 {
             out.push_str(S::SEPARATORS[0]);
         }

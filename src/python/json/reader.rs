@@ -2,6 +2,7 @@
 
 use super::super::{Dict, MAX_STR_DIGITS};
 use super::{Bounds, Build, Decoded, JsonError, JsonText, Rules};
+use crate::heavy::give_way;
 
 pub(super) struct JsonReader<'a, B> {
     text: &'a str,
@@ -132,6 +133,7 @@ impl<'a, B: Build> JsonReader<'a, B> {
             return Ok(self.build.object(members));
         }
         loop {
+            give_way();
             let key = self.text()?;
             let key = self.build.key(key)?;
             self.skip_blanks();
@@ -153,6 +155,7 @@ impl<'a, B: Build> JsonReader<'a, B> {
             return Ok(self.build.array(items));
         }
         loop {
+            give_way();
             items.push(self.value()?);
             self.skip_blanks();
             if self.take(b']') {

@@ -72,6 +72,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("telemetry", "tasks"),
     ("user_id", "config"),
     ("user_id", "ids"),
+    ("python", "heavy"),
     ("user_id", "python"),
     ("origin", "hosts"),
     ("templates", "routes"),
