@@ -6,7 +6,7 @@
 //! than one share.
 //!
 //! On Linux "as soon as" is a slice of the scheduler: a thread that has begun keeps its processor for a millisecond or more, whatever
-//! its priority. So the loops of such work call [`give_way`], which ends the slice every 100 µs.
+//! its priority. So such work calls [`give_way`] for each value that it reads or writes, which ends the slice every 100 µs.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,15 +33,15 @@ const NICE: i32 = 10;
 
 /// The longest time for which heavy work keeps a processor that others wait for.
 const STRETCH: Duration = Duration::from_micros(100);
-/// Steps of a loop between two looks at the clock: 5 µs or so.
-const STEPS: u32 = 64;
+/// Values between two looks at the clock: 5 µs or so.
+const VALUES: u32 = 64;
 /// The part of the time of a work in which it runs, beside threads that never rest: as its `nice` value gives it. Below it the
 /// work gives way no more.
 const LEAST_SHARE: u32 = 10;
 
 thread_local! {
-    /// The steps until the next look at the clock; 0 in a thread without heavy work.
-    static STEPS_LEFT: Cell<u32> = const { Cell::new(0) };
+    /// The values until the next look at the clock; 0 in a thread without heavy work.
+    static VALUES_LEFT: Cell<u32> = const { Cell::new(0) };
     /// The heavy work of this thread.
     static AT_WORK: Cell<Option<Stretch>> = const { Cell::new(None) };
 }
@@ -104,14 +104,14 @@ fn nicely<R: Send>(thread: Builder, work: impl FnOnce() -> R + Send) -> R {
     }
 }
 
-/// Lets other threads have the processor, if this one has heavy work and has had it for a time. The loops of heavy work call it for
-/// each value. In other threads it does nothing.
+/// Lets other threads have the processor, if this one has heavy work and has had it for a time. What reads or writes values calls it
+/// for each. In other threads it does nothing.
 #[inline]
 pub fn give_way() {
-    match STEPS_LEFT.get() {
+    match VALUES_LEFT.get() {
         0 => {}
         1 => end_stretch(),
-        left => STEPS_LEFT.set(left - 1),
+        left => VALUES_LEFT.set(left - 1),
     }
 }
 
@@ -121,13 +121,13 @@ fn begin_stretch() {
         work_began: now,
         began: now,
     }));
-    STEPS_LEFT.set(STEPS);
+    VALUES_LEFT.set(VALUES);
 }
 
 /// Ends the stretch if it was long enough. The system runs another thread then, if one waits.
 #[cold]
 fn end_stretch() {
-    STEPS_LEFT.set(STEPS);
+    VALUES_LEFT.set(VALUES);
     let (Some(stretch), now) = (AT_WORK.get(), Instant::now()) else {
         return;
     };
@@ -221,21 +221,21 @@ mod tests {
     #[test]
     fn only_heavy_work_looks_at_the_clock() {
         give_way();
-        assert_eq!(STEPS_LEFT.get(), 0);
-        let (steps, began) = nicely(Builder::new(), || {
+        assert_eq!(VALUES_LEFT.get(), 0);
+        let (left, has_given_way) = nicely(Builder::new(), || {
             let began = AT_WORK.get().map(|stretch| stretch.began);
             let until = Instant::now() + Duration::from_secs(20);
             while AT_WORK.get().map(|stretch| stretch.began) == began && Instant::now() < until {
                 give_way();
             }
             (
-                STEPS_LEFT.get(),
+                VALUES_LEFT.get(),
                 AT_WORK.get().map(|stretch| stretch.began) > began,
             )
         });
-        assert!(began, "it has given way");
-        assert!((1..=STEPS).contains(&steps), "{steps}");
-        assert_eq!(STEPS_LEFT.get(), 0);
+        assert!(has_given_way);
+        assert!((1..=VALUES).contains(&left), "{left}");
+        assert_eq!(VALUES_LEFT.get(), 0);
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl<'a> MsgPackReader<'a> {
 
     /// Reads one value; `depth` counts the arrays and maps around it.
     fn value(&mut self, depth: usize) -> Result<Value, DecodeError> {
+        give_way();
         self.values = self
             .values
             .checked_sub(1)
@@ -132,7 +133,6 @@ impl<'a> MsgPackReader<'a> {
         // A value takes far more memory than its byte in the payload, so the length alone does not decide the allocation.
         let mut items = Vec::with_capacity(len.min(1024));
         for _ in 0..len {
-            give_way();
             items.push(self.value(depth + 1)?);
         }
         Ok(Value::Array(items))
@@ -142,7 +142,6 @@ impl<'a> MsgPackReader<'a> {
         self.enter(len.saturating_mul(2), depth)?;
         let mut map = Dict::default();
         for _ in 0..len {
-            give_way();
             let key = self.key()?;
             map.insert(key, self.value(depth + 1)?);
         }
@@ -205,6 +204,7 @@ pub(super) fn write_event(fields: &[(Key, Value)], out: &mut Vec<u8>) -> Result<
 }
 
 fn write(value: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), EncodeError> {
+    give_way();
     match value {
         Value::Nil => out.push(0xc0),
         Value::Bool(truth) => out.push(0xc2 + u8::from(*truth)),
@@ -223,7 +223,6 @@ fn write(value: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), EncodeErr
             }
             write_len(items.len(), 0x90, 15, [None, Some(0xdc), Some(0xdd)], out);
             for item in items {
-                give_way();
                 write(item, out, depth + 1)?;
             }
         }
@@ -239,7 +238,6 @@ fn write_map(fields: &[(Key, Value)], out: &mut Vec<u8>, depth: usize) -> Result
     }
     write_len(fields.len(), 0x80, 15, [None, Some(0xde), Some(0xdf)], out);
     for (key, value) in fields {
-        give_way();
         match key {
             Key::Text(text) => write_str(text, out),
             Key::Bytes(bytes) => write_bin(bytes, out),

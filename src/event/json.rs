@@ -181,6 +181,7 @@ pub(crate) fn write_fields_for_client<'a>(
 }
 
 fn write<S: Style>(value: &Value, out: &mut String, depth: usize) -> Result<(), S::Error> {
+    give_way();
     match value {
         Value::Nil => out.push_str("null"),
         Value::Bool(truth) => out.push_str(if *truth { "true" } else { "false" }),
@@ -197,7 +198,6 @@ fn write<S: Style>(value: &Value, out: &mut String, depth: usize) -> Result<(), 
             }
             out.push('[');
             for (position, item) in items.iter().enumerate() {
-                give_way();
                 if position > 0 {
                     out.push_str(S::SEPARATORS[0]);
                 }
@@ -220,7 +220,6 @@ fn write_fields<'a, S: Style>(
     }
     out.push('{');
     for (position, (key, value)) in fields.enumerate() {
-        give_way();
         if position > 0 {
             out.push_str(S::SEPARATORS[0]);
         }

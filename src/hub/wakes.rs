@@ -99,12 +99,12 @@ fn in_turns(wakers: Vec<Waker>, at_a_time: usize, each: Duration, others: Option
         return wakers.for_each(Waker::wake);
     }
     tasks::brief(async move {
-        let (began, mut taken) = (tokio::time::Instant::now(), TurnTimes::new(turns));
+        let mut taken = TurnTimes::new(turns);
         while wakers.len() > 0 {
             let turn = tokio::time::Instant::now();
             tokio::task::yield_now().await;
             taken.add(turn.elapsed());
-            let is_over = began.elapsed() >= most || others.is_some_and(|part| taken.is_over(part));
+            let is_over = taken.sum >= most || others.is_some_and(|part| taken.is_over(part));
             let count = if is_over { wakers.len() } else { at_a_time };
             wakers.by_ref().take(count).for_each(Waker::wake);
         }

@@ -87,6 +87,7 @@ impl<'a, B: Build> JsonReader<'a, B> {
     }
 
     fn value(&mut self) -> Result<B::Value, JsonError> {
+        give_way();
         let values = self.left.values.checked_sub(1);
         self.left.values = values.ok_or(JsonError::TooManyValues)?;
         let python = self.rules == Rules::Python;
@@ -133,7 +134,6 @@ impl<'a, B: Build> JsonReader<'a, B> {
             return Ok(self.build.object(members));
         }
         loop {
-            give_way();
             let key = self.text()?;
             let key = self.build.key(key)?;
             self.skip_blanks();
@@ -155,7 +155,6 @@ impl<'a, B: Build> JsonReader<'a, B> {
             return Ok(self.build.array(items));
         }
         loop {
-            give_way();
             items.push(self.value()?);
             self.skip_blanks();
             if self.take(b']') {
