@@ -18,6 +18,7 @@ use model::{Faults, Model};
 async fn play(seeds: std::ops::Range<u64>, faults: Faults) {
     let sequence = async |seed| {
         let mut model = Model::new(seed, faults);
+        model.begin().await;
         for _ in 0..400 {
             model.step().await;
         }
