@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { Page } from "../support/browser.js";
-import { BINARY, Program, REPOSITORY, eventually, freePorts } from "../support/gateway.js";
+import { BINARY, Program, REPOSITORY, eventually, freePorts, measured } from "../support/gateway.js";
 import { Life } from "../support/life.js";
 import { Redis } from "../support/redis.js";
 
@@ -119,6 +119,8 @@ test("a page that was loaded again shows what it had and what it missed, once", 
   await page.until(shows("bob: one"));
   await page.call("Page.navigate", { url: "about:blank" });
   await page.until("location.href === 'about:blank'");
+  // The page before may still be at work in a process of its own: it keeps what it has shown, and then it leaves.
+  await eventually("bob alone", async () => (await measured(example.ports[9000], "lockgate_connections")) === 1);
   write("two");
   await eventually("two at bob", () => bob.of("event").length === 2);
   await page.call("Page.navigate", { url: address });

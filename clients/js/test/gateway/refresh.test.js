@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Gateway, eventually, sign } from "../support/gateway.js";
+import { Gateway, eventually, measured, sign } from "../support/gateway.js";
 import { Life } from "../support/life.js";
 
 const LIFETIME = 4;
@@ -21,18 +21,11 @@ async function refreshing(t, token, leeway = "60s") {
   return { gateway, life, asked };
 }
 
-/** The sum of a counter in the metrics of the gateway. */
-async function counted(gateway, name) {
-  const text = await (await fetch(`http://127.0.0.1:${gateway.ports[1]}/metrics`)).text();
-  const lines = text.split("\n").filter((line) => line.startsWith(`${name}{`));
-  return lines.map((line) => Number(line.split(" ").at(-1))).reduce((sum, value) => sum + value, 0);
-}
-
 test("one socket outlives its tokens, and its group sees none of them", async (t) => {
   const { gateway, life, asked } = await refreshing(t);
   const other = new Life(t, `${gateway.url}ws/chat/lobby/`, { token: () => sign("2") });
   await other.until("open");
-  await eventually("two refreshes", async () => (await counted(gateway, "lockgate_token_refreshes_total")) >= 2);
+  await eventually("two refreshes", async () => (await measured(gateway.ports[1], "lockgate_token_refreshes_total")) >= 2);
   life.client.send(JSON.stringify({ message: "still here" }));
   assert.deepEqual(await other.until("event"), { message: "still here", username: "alice" });
   assert.deepEqual([life.of("reconnecting"), life.of("event").length, other.of("event").length], [[], 1, 1]);
@@ -41,7 +34,7 @@ test("one socket outlives its tokens, and its group sees none of them", async (t
 
 test("a revocation finds a refreshed socket", async (t) => {
   const { gateway, life } = await refreshing(t);
-  await eventually("a refresh", async () => (await counted(gateway, "lockgate_token_refreshes_total")) >= 1);
+  await eventually("a refresh", async () => (await measured(gateway.ports[1], "lockgate_token_refreshes_total")) >= 1);
   await gateway.api("POST", "tenants/acme/revocations", { user_id: "1" });
   assert.equal((await life.until("closed")).code, 4501);
 });
@@ -49,7 +42,7 @@ test("a revocation finds a refreshed socket", async (t) => {
 test("a refused refresh is tried again, and leaves the socket open", async (t) => {
   const wrongKey = "another-key-with-thirty-two-bytes-or-more";
   const { gateway, life } = await refreshing(t, (n) => (n === 2 ? sign("1", 300, wrongKey) : sign("1", n === 1 ? 8 : 300)));
-  await eventually("two refreshes", async () => (await counted(gateway, "lockgate_token_refreshes_total")) >= 2);
+  await eventually("two refreshes", async () => (await measured(gateway.ports[1], "lockgate_token_refreshes_total")) >= 2);
   life.client.send(JSON.stringify({ message: "still here" }));
   await life.until("event");
   assert.deepEqual([life.of("reconnecting"), life.of("closed")], [[], []]);

@@ -13,6 +13,9 @@ const FLAGS = [
   "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server", "--remote-debugging-port=0",
 ];
 
+/** The browser could not do what it was asked. */
+class Unanswered extends Error {}
+
 export class Page {
   #devtools;
   #answers = new Map();
@@ -56,7 +59,7 @@ export class Page {
     const answer = new Promise((done) => this.#answers.set(id, done));
     this.#devtools.send(JSON.stringify({ id, method, params }));
     const result = await answer;
-    if (result.error) throw new Error(`${method}: ${result.error.message}`);
+    if (result.error) throw new Unanswered(`${method}: ${result.error.message}`);
     return result;
   }
 
@@ -69,7 +72,15 @@ export class Page {
 
   /** Waits until an expression gives something true, and returns it. */
   until(expression) {
-    return eventually(expression, () => this.evaluate(expression));
+    return eventually(expression, async () => {
+      try {
+        return await this.evaluate(expression);
+      } catch (error) {
+        // The page was on its way to another document.
+        if (error instanceof Unanswered) return undefined;
+        throw error;
+      }
+    });
   }
 
   /** Takes the network away, as far as the page sees, or gives it back. */

@@ -26,6 +26,13 @@ export async function eventually(what, look) {
   }
 }
 
+/** The sum of a metric's values at the gateway with this admin port. */
+export async function measured(port, name) {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  const lines = text.split("\n").filter((line) => line.startsWith(`${name}{`));
+  return lines.map((line) => Number(line.split(" ").at(-1))).reduce((sum, value) => sum + value, 0);
+}
+
 /** Returns loopback ports that are free now. */
 export async function freePorts(count) {
   const servers = await Promise.all(
