@@ -196,12 +196,25 @@ fn read_file(node: &Node, name: &str, reader: &mut Reader<'_>) -> Option<String>
             "",
         );
     }
-    if metadata.permissions().mode() & 0o004 != 0 {
+    if metadata.permissions().mode() & 0o004 != 0 && !is_public_key(&text) {
         let text =
             format!("every user of this machine can read {shown}; take the right away: chmod o-r");
         reader.warn(node, text);
     }
     Some(text)
+}
+
+/// True for a public key, in PEM or as a line of OpenSSH: a `verifying_key` is no secret, and everyone may read its file.
+fn is_public_key(text: &str) -> bool {
+    [
+        "-----BEGIN PUBLIC KEY-----",
+        "-----BEGIN RSA PUBLIC KEY-----",
+        "ssh-rsa ",
+        "ssh-ed25519 ",
+        "ecdsa-sha2-nistp",
+    ]
+    .iter()
+    .any(|beginning| text.trim_start().starts_with(beginning))
 }
 
 #[cfg(test)]
