@@ -193,6 +193,14 @@ class Tokens(Case):
             self.assertEqual(token, {"algorithm": algorithm, "verifying_key": public})
             self.assertNotIn("hunter2", self.text)
 
+    def test_public_keys_in_the_form_of_openssh(self):
+        """They became a file, with the words that it is the key of SIGNING_KEY."""
+        form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        for algorithm, key in [("RS256", rsa.generate_private_key(65537, 2048)), ("ES256", ec.generate_private_key(ec.SECP256R1()))]:
+            public = key.public_key().public_bytes(*form).decode()
+            token = self.token(ALGORITHM=algorithm, VERIFYING_KEY=public)
+            self.assertEqual(token, {"algorithm": algorithm, "verifying_key": public})
+
     def test_a_public_key_that_is_not_there_is_a_file(self):
         private = key_text(rsa.generate_private_key(65537, 2048))
         for settings in [{"VERIFYING_KEY": ""}, {"VERIFYING_KEY": private}, {"SIGNING_KEY": private}]:

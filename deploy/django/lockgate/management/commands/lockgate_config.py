@@ -178,7 +178,8 @@ class Command(BaseCommand):
             self.put_secret("signing_key", "SIGNING_KEY", "SECRET_KEY" if is_default else 'SIMPLE_JWT["SIGNING_KEY"]')
         elif jwt.JWK_URL:
             self.put("jwk_url", jwt.JWK_URL)
-        elif isinstance(jwt.VERIFYING_KEY, str) and "PUBLIC KEY" in jwt.VERIFYING_KEY:
+        # PEM, or a line of OpenSSH, which PyJWT takes as well.
+        elif isinstance(jwt.VERIFYING_KEY, str) and ("PUBLIC KEY" in jwt.VERIFYING_KEY or jwt.VERIFYING_KEY.startswith(("ssh-", "ecdsa-"))):
             self.put("verifying_key", jwt.VERIFYING_KEY)
         else:
             name = f"{self.secrets}-verifying-key.pem"
