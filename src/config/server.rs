@@ -40,7 +40,8 @@ table! {
         pub max_handshakes: u64 as count(0) => 0,
         /// Bound of the memory that clients and back ends can make this replica hold, as a part of the memory limit or as a size:
         /// queued frames (shared ones count once), events, unfinished messages, requests. Over it the oldest incomplete requests
-        /// are dropped and the fullest sockets closed with 4008; a quarter above it no holder gets more than 4 KiB.
+        /// are dropped and the fullest sockets closed with 4008; a quarter above it no holder gets more than 4 KiB, and no
+        /// tenant more than 64 KiB of events that wait for fan-out.
         pub max_queue_bytes: QueueBound as Quota => QueueBound::Percent(25.0),
         /// Most open database connections of this replica, all tenants together. At the limit an idle one of another pool is closed.
         pub max_database_connections: u32 as count(1) => 100,
