@@ -18,7 +18,7 @@ use crate::config::{GroupNames, LimitsConfig, OnGap};
 use crate::event::Event;
 use crate::frame::{Accounting, Frame, Opcode};
 use crate::group_rules::GroupRules;
-use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Member, Pace, WaitingEvent};
+use crate::hub::{Channels, CloseOrder, Enqueued, Hub, Member, Pace, PassedFrames, WaitingEvent};
 use crate::ids::{GroupName, TenantId};
 use crate::metrics::{FanOutMetrics, TenantMetrics};
 use crate::render::{Delivery, Rendered};
@@ -295,6 +295,15 @@ impl Relay {
             self.parts.metrics.rate_limited("send_queue");
         }
         outcome
+    }
+
+    /// Counts the frames that a fan-out has written. The others are counted as they leave their queues.
+    fn count_written(&self, written: &PassedFrames) {
+        self.parts.metrics.frames_sent.increment(written.frames);
+        self.parts.metrics.sent_bytes.increment(written.bytes);
+        for lag in &written.lags {
+            self.fan_out.lag.record(lag.as_secs_f64());
+        }
     }
 
     /// Renders an event by the socket's route and queues the frame.

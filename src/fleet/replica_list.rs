@@ -224,7 +224,12 @@ impl ReplicaList {
             let Some(redis) = store.redis() else {
                 continue;
             };
-            if self.in_sets(redis, "SREM", &tenants).await.is_ok() {
+            let ended = match self.in_sets(redis, "SREM", &tenants).await {
+                Ok(()) => true,
+                // A login that is refused stays so, and the store would count an error at each renewal.
+                Err(error) => matches!(error.kind, ErrorKind::Auth | ErrorKind::Permission),
+            };
+            if ended {
                 let mut left = self.left.lock();
                 for (_, waiting) in left.iter_mut().filter(|(known, _)| known.is_same(&store)) {
                     waiting.retain(|tenant| !tenants.contains(tenant));

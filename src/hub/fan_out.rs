@@ -1,9 +1,9 @@
-//! Fan-out: puts events into many outbound queues. It never waits for a socket, and it yields to other work.
+//! Fan-out: puts events into many outbound queues, or writes them. It never waits for a socket, and it yields to other work.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Group, Member, wakes};
+use super::{Group, Member, PassedFrames, load};
 
 /// Sockets of a busy tenant served before other work on the thread gets its turn; with their writes about 100 µs.
 ///
@@ -13,6 +13,8 @@ const SLICE: usize = 8;
 /// Sockets served at once for a tenant that was quiet. Its event then waits for another tenant's flood once, not once
 /// per slice.
 const SAVED: usize = 256;
+/// The part of its own time that an event leaves to other work: so many times less.
+const OTHERS: u32 = 8;
 /// The rate at which a tenant saves, in sockets per second: below this load it counts as quiet.
 const SAVED_PER_SECOND: f64 = 20_000.0;
 
@@ -77,31 +79,110 @@ impl Pace {
     }
 }
 
-/// Calls `serve` for every member that is in `group` now.
+/// Calls `serve` for every member that is in `group` now. Returns the frames that were written meanwhile: all others are queued.
 ///
 /// It walks over a copy of a large group's list. Members join and leave between two slices, and a member that stays
 /// must be served exactly once.
 ///
-/// While there is time, the queues of a quiet tenant's event are filled at once and their sockets write in turns with
-/// other work, so that the tenant's next events do not wait for these sockets. On busy threads the sockets of such an event
-/// are woken at once (`wakes.rs`).
-pub async fn walk(group: &Group, pace: &mut Pace, mut serve: impl FnMut(&Arc<Member>)) {
+/// The frames of a quiet tenant are written at once: their sockets' tasks would write after all that other tenants have to do.
+/// While threads have time, other work has its turn after each slice. The sockets of a busy tenant or of a large group write
+/// beside each other, if the runtime has threads for that.
+pub async fn walk(
+    group: &Group,
+    pace: &mut Pace,
+    mut serve: impl FnMut(&Arc<Member>),
+) -> PassedFrames {
+    let mut written = PassedFrames::default();
     if let Some(few) = group.few::<SLICE>() {
-        let mut served = 0;
-        for member in few.iter().flatten() {
-            serve(member);
-            served += 1;
+        let (few, count) = (few.iter().flatten(), few.iter().flatten().count());
+        if pace.save_and_pay(count) {
+            few.for_each(|member| pass(member, &mut serve, &mut written));
+        } else {
+            few.for_each(serve);
+            pace.spend(count).await;
         }
-        return pace.spend(served).await;
+        return written;
     }
     let members = group.members();
-    if !wakes::is_busy() && pace.save_and_pay(members.len()) {
-        let wakers = wakes::gather(|| members.iter().for_each(&mut serve));
-        return wakes::wake_in_turns(wakers, SLICE);
+    if !pace.save_and_pay(members.len()) {
+        let is_alone = load::is_alone();
+        for slice in members.chunks(SLICE) {
+            for member in slice {
+                match is_alone {
+                    true => pass(member, &mut serve, &mut written),
+                    false => serve(member),
+                }
+            }
+            pace.spend(slice.len()).await;
+        }
+        return written;
     }
+    let mut turns = (!load::is_busy()).then(|| EventTurns::of(members.len()));
     for slice in members.chunks(SLICE) {
-        slice.iter().for_each(&mut serve);
-        pace.spend(slice.len()).await;
+        if let Some(turns) = &mut turns {
+            turns.give_way().await;
+        }
+        let mut pass = |member| pass(member, &mut serve, &mut written);
+        slice.iter().for_each(&mut pass);
+    }
+    written
+}
+
+/// Calls `serve` for one member. Returns the frames that were written meanwhile, as [`walk`] does.
+pub async fn visit(
+    member: &Arc<Member>,
+    pace: &mut Pace,
+    mut serve: impl FnMut(&Arc<Member>),
+) -> PassedFrames {
+    let mut written = PassedFrames::default();
+    if pace.save_and_pay(1) {
+        pass(member, serve, &mut written);
+    } else {
+        serve(member);
+        pace.spend(1).await;
+    }
+    written
+}
+
+/// Serves a member, and writes what it gets.
+fn pass(member: &Arc<Member>, mut serve: impl FnMut(&Arc<Member>), written: &mut PassedFrames) {
+    member.outbound().pass(written, || serve(member));
+}
+
+/// The turns of an event between which other work has its own. Each one waits for everything that others have to do, and the
+/// event of a quiet tenant would wait for a flood as often as it has turns. So they end once others have taken a part of the time
+/// that the event needs itself, and a busy thread has none.
+struct EventTurns {
+    all: u32,
+    /// Those that are over.
+    over: u32,
+    began: Instant,
+    others: Duration,
+}
+
+impl EventTurns {
+    fn of(sockets: usize) -> Self {
+        Self {
+            all: u32::try_from(sockets.div_ceil(SLICE)).unwrap_or(u32::MAX),
+            over: 0,
+            began: Instant::now(),
+            others: Duration::ZERO,
+        }
+    }
+
+    /// Lets others have their turn after each of the event's own.
+    async fn give_way(&mut self) {
+        let now = Instant::now();
+        if self.over > 0 && !self.have_ended(now) {
+            tokio::task::yield_now().await;
+            self.others += now.elapsed();
+        }
+        self.over += 1;
+    }
+
+    fn have_ended(&self, now: Instant) -> bool {
+        let own = now.duration_since(self.began).saturating_sub(self.others);
+        self.others > own / self.over * self.all / OTHERS
     }
 }
 
@@ -112,6 +193,45 @@ mod tests {
 
     use super::super::Profile;
     use super::*;
+
+    /// Before, each of the turns waited for all work of others, however long that took.
+    #[test]
+    fn the_turns_of_an_event_end_when_others_have_had_their_part() {
+        let began = Instant::now();
+        let ended = |others, now| {
+            let turns = EventTurns {
+                all: 13,
+                over: 2,
+                began,
+                others: Duration::from_micros(others),
+            };
+            turns.have_ended(began + Duration::from_micros(now))
+        };
+        // Two turns took 100 µs, and 81 µs are an eighth of thirteen.
+        assert!(!ended(0, 100));
+        assert!(!ended(81, 181));
+        assert!(ended(82, 182));
+    }
+
+    #[tokio::test]
+    async fn other_work_has_its_turn_between_the_sockets_of_an_event() {
+        let group = Arc::new(Group::new("g".into()));
+        for _ in 0..3 * SLICE {
+            group.add(&Member::new(Profile::default()));
+        }
+        let served = std::cell::Cell::new(0);
+        let mut pace = Pace::default();
+        let walks = walk(&group, &mut pace, |_| served.set(served.get() + 1));
+        let mut walks = std::pin::pin!(walks);
+        let mut steps = Vec::new();
+        while futures_util::poll!(walks.as_mut()).is_pending() {
+            steps.push(served.get());
+        }
+        steps.push(served.get());
+        steps.dedup();
+        assert_eq!(steps.first(), Some(&SLICE), "{steps:?}");
+        assert_eq!(steps.last(), Some(&(3 * SLICE)));
+    }
 
     /// Before, a socket that joined a small group waited, with a thread of the runtime, until its event was written.
     #[tokio::test]
@@ -132,7 +252,8 @@ mod tests {
                 });
                 assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(()));
             };
-            walk(&group, &mut Pace::default(), serve).await;
+            let written = walk(&group, &mut Pace::default(), serve).await;
+            assert_eq!(written.frames, 0, "there is no stream");
             assert_eq!((served, group.len()), (members, 2 * members));
         }
     }

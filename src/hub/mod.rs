@@ -17,8 +17,8 @@ pub use member::{
     TrackedEvent,
 };
 pub use outbound::{
-    BATCH, Blocked, CloseOrder, Enqueued, HoldId, Item, Next, Outbound, Released, ReplayEnd,
-    ReplayRoom, TOO_SLOW_WAIT, Takes,
+    BATCH, BegunFrame, Blocked, CloseOrder, Enqueued, HoldId, Item, Next, Outbound, PassedFrames,
+    Released, ReplayEnd, ReplayRoom, TOO_SLOW_WAIT, Takes,
 };
 pub use roster::{Budget, Excess};
 pub use track::{AfterPage, LiveOutcome, Track, TrackPage, TrackStep};
@@ -36,6 +36,7 @@ mod fan_out;
 mod groups;
 mod id_hash;
 mod listing;
+mod load;
 mod member;
 mod outbound;
 mod paced;
@@ -45,7 +46,7 @@ mod track;
 mod waiting_event;
 mod wakes;
 
-pub use fan_out::{Pace, walk};
+pub use fan_out::{Pace, visit, walk};
 pub use paced::{PACE_STEP, close_paced, spread};
 pub use pulse::{PingState, Pulse};
 
@@ -441,10 +442,11 @@ mod tests {
             let group = hub.groups().get(&name("a")).expect("it has members");
             let frame = Frame::text("x");
             let mut queued = 0;
-            walk(&group, &mut Pace::default(), |member| {
+            let written = walk(&group, &mut Pace::default(), |member| {
                 queued += u64::from(member.outbound().push_frame(&frame).is_queued());
             })
             .await;
+            assert_eq!(written.frames, 0, "there is no stream");
             assert_eq!(queued, size);
             assert!(
                 members

@@ -10,15 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bitflags::bitflags;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::net::TcpStream;
 
 use super::{WaitingEvent, wakes};
 use crate::close_code::{CloseFrame, CloseReason};
 use crate::frame::Frame;
 
+pub use direct::{BegunFrame, PassedFrames};
 pub use held::{HoldId, Released, ReplayEnd, ReplayRoom};
 use queue::ItemQueue;
 
+mod direct;
 mod held;
 mod input;
 mod queue;
@@ -84,6 +88,8 @@ pub enum CloseOrder {
 pub enum Next {
     /// Write the frames in the caller's batch.
     Frames,
+    /// Write the rest of this frame, before anything else.
+    Rest(BegunFrame),
     /// Pass this event to the consumer.
     Event(Arc<WaitingEvent>),
     /// Send the close frame; no other item is left.
@@ -111,7 +117,7 @@ pub enum Blocked {
     Waits,
 }
 
-/// The queue of one socket.
+/// The queue of one socket, and its stream.
 #[derive(Debug)]
 pub struct Outbound {
     state: Mutex<State>,
@@ -124,25 +130,35 @@ struct State {
     bytes: usize,
     /// Bytes; [`NO_LIMIT`] means no limit.
     limit: u32,
-    /// Bytes of a frame that the task holds, because the socket took only a part of it.
-    in_hand: u32,
     waker: Option<Waker>,
     /// `None` in ordinary life.
     rare: Option<Box<Rare>>,
-    /// True if the queued items were dropped, by a [`CloseOrder::Now`] or the end of the task.
-    dropped: bool,
-    /// True after the task has taken the close frame or has ended.
-    finished: bool,
-    /// True if the socket takes no bytes, so that only a close or a queue over its bound needs to wake the task.
-    blocked: bool,
-    /// True while the consumer of the socket is at work.
-    consuming: bool,
-    /// True if a ping is to be sent before all queued items.
-    ping: bool,
-    /// True if the socket took bytes since the last ping was asked for.
-    moved: bool,
+    /// The stream of an open socket, until its last frame. It is away while the task reads or writes.
+    stream: Option<Box<TcpStream>>,
+    marks: Marks,
     /// The look at the socket that precedes a close for a missing pong.
     look: Look,
+}
+
+bitflags! {
+    /// Properties of a queue. A `bool` for each would take eight bytes.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Marks: u8 {
+        /// The queued items were dropped, by a [`CloseOrder::Now`] or the end of the task.
+        const DROPPED = 1;
+        /// The task has taken the close frame or has ended.
+        const FINISHED = 1 << 1;
+        /// The socket takes no bytes, so that only a close or a queue over its bound needs to wake the task.
+        const BLOCKED = 1 << 2;
+        /// The consumer of the socket is at work.
+        const CONSUMING = 1 << 3;
+        /// A ping is to be sent before all queued items.
+        const PING = 1 << 4;
+        /// The socket took bytes since the last ping was asked for.
+        const MOVED = 1 << 5;
+        /// The task has written all that it took, and waits for more.
+        const RESTS = 1 << 6;
+    }
 }
 
 /// The parts of a queue whose socket closes, comes back to groups with a history, or has input that waits.
@@ -153,6 +169,17 @@ struct Rare {
     held: Option<held::Held>,
     /// Bytes of the client's input that wait for the socket's task or its consumer.
     input: usize,
+    /// Bytes of the frame that the stream took only a part of.
+    in_hand: usize,
+    /// The frame that a fan-out has written in part.
+    begun: Option<BegunFrame>,
+}
+
+impl Rare {
+    /// Returns true if frames have to wait for the socket's task.
+    fn stops_direct(&self) -> bool {
+        self.closing.is_some() || self.begun.is_some()
+    }
 }
 
 /// No limit for this socket alone; `server.max_queue_bytes` still holds. A limit of 4 GiB or more counts as none.
@@ -210,7 +237,7 @@ impl Outbound {
             Some(Item::Event(oldest)) if state.is_behind() => oldest,
             _ => return false,
         };
-        !state.blocked && oldest.age() >= OLDEST
+        !state.is(Marks::BLOCKED) && oldest.age() >= OLDEST
     }
 
     fn push(&self, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
@@ -220,15 +247,17 @@ impl Outbound {
     /// Asks the task for a ping, which leaves before all queued items.
     pub fn ask_ping(&self) {
         let mut state = self.state.lock();
-        (state.ping, state.moved, state.look) = (true, false, Look::None);
-        if !state.blocked {
+        state.marks.insert(Marks::PING);
+        state.marks.remove(Marks::MOVED);
+        state.look = Look::None;
+        if !state.is(Marks::BLOCKED) {
             wake(state);
         }
     }
 
     /// Returns true if the socket took bytes since the last call, or since a ping was asked for.
     pub fn take_moved(&self) -> bool {
-        std::mem::take(&mut self.state.lock().moved)
+        self.state.lock().take(Marks::MOVED)
     }
 
     /// Asks the task to look at its socket, unless that was asked for since the last ping. Returns true once the task has
@@ -245,13 +274,13 @@ impl Outbound {
 
     /// Notes that the socket took a part of the frame that the task holds.
     pub fn set_moved(&self) {
-        self.state.lock().moved = true;
+        self.state.lock().marks.insert(Marks::MOVED);
     }
 
     /// Returns true while the task may read nothing from its client: the socket is behind, or its consumer is at work.
     pub fn reads_nothing(&self) -> bool {
         let state = self.state.lock();
-        state.consuming || (state.blocked && state.is_behind())
+        state.is(Marks::CONSUMING) || (state.is(Marks::BLOCKED) && state.is_behind())
     }
 
     /// Asks the connection's task to close the socket. Returns false if an earlier close stays in force.
@@ -260,7 +289,7 @@ impl Outbound {
     /// for queued items.
     pub fn close(&self, frame: CloseFrame, order: CloseOrder) -> bool {
         let mut state = self.state.lock();
-        if state.finished
+        if state.is(Marks::FINISHED)
             || (state.closing().is_some()
                 && (order == CloseOrder::AfterQueued || state.queue.is_empty()))
         {
@@ -287,7 +316,10 @@ impl Outbound {
     ) -> Poll<Next> {
         let mut state = self.state.lock();
         state.runs(takes);
-        if std::mem::take(&mut state.ping) {
+        if let Some(begun) = state.take_begun() {
+            return Poll::Ready(Next::Rest(begun));
+        }
+        if state.take(Marks::PING) {
             batch.push(ping.clone());
         }
         while batch.len() < BATCH {
@@ -312,16 +344,17 @@ impl Outbound {
             }
         }
         if !batch.is_empty() {
-            state.moved = true;
+            state.marks.insert(Marks::MOVED);
             return Poll::Ready(Next::Frames);
         }
         if let Some(close) = state.rare.as_mut().and_then(|rare| rare.closing.take()) {
-            state.finished = true;
+            state.marks.insert(Marks::FINISHED);
             return Poll::Ready(Next::Close(Box::new(close)));
         }
         // Frees the memory of a burst: an idle socket owns no queue.
         state.queue.rest();
-        state.blocked = false;
+        state.marks.remove(Marks::BLOCKED);
+        state.marks.insert(Marks::RESTS);
         state.register(cx);
         Poll::Pending
     }
@@ -329,13 +362,10 @@ impl Outbound {
     /// Puts frames that the socket did not take back to the front of the queue, in order.
     pub fn give_back(&self, unsent: impl DoubleEndedIterator<Item = Frame>) {
         let mut state = self.state.lock();
-        if state.dropped {
+        if state.is(Marks::DROPPED) {
             return;
         }
-        for frame in unsent.rev() {
-            state.bytes += ITEM + frame.len();
-            state.queue.push_front(Item::Frame(frame));
-        }
+        state.put_back(unsent);
     }
 
     /// Waits for a close and returns a copy of its frame; the close stays in the queue.
@@ -356,7 +386,7 @@ impl Outbound {
             return Blocked::Closing(closing.clone());
         }
         state.runs(takes);
-        state.blocked = true;
+        state.marks.insert(Marks::BLOCKED);
         state.register(cx);
         if state.is_behind() {
             Blocked::Behind
@@ -365,29 +395,32 @@ impl Outbound {
         }
     }
 
-    /// Ends the queue with its task: drops the queued items and takes no more.
+    /// Ends the queue with its task: drops the queued items and the stream, and takes no more.
     pub fn finish(&self) {
         let mut state = self.state.lock();
         state.drop_all();
-        state.finished = true;
+        state.marks.insert(Marks::FINISHED);
         state.waker = None;
+        let ended = (state.take_begun(), state.stream.take());
+        drop(state);
+        drop(ended);
     }
 
     /// Returns true once the queue takes nothing more and no close is left to send.
     pub fn is_finished(&self) -> bool {
-        self.state.lock().finished
+        self.state.lock().is(Marks::FINISHED)
     }
 
     /// Returns the queued bytes, including those of a frame that is partly sent.
     pub fn queued_bytes(&self) -> usize {
         let state = self.state.lock();
-        state.bytes + state.in_hand as usize
+        state.bytes + state.in_hand()
     }
 
     /// Returns true if a close was asked for or is done.
     pub fn is_closing(&self) -> bool {
         let state = self.state.lock();
-        state.closing().is_some() || state.finished
+        state.takes_nothing()
     }
 
     /// Returns the gateway's reason for a close that is not sent yet.
@@ -399,23 +432,26 @@ impl Outbound {
     /// taken all of it.
     pub fn set_in_hand(&self, bytes: usize) {
         let mut state = self.state.lock();
-        state.in_hand = u32::try_from(bytes).unwrap_or(u32::MAX);
-        state.moved |= bytes == 0;
+        state.set_in_hand(bytes);
+        if bytes == 0 {
+            state.marks.insert(Marks::MOVED);
+        }
     }
 }
 
 /// Adds an item, and wakes the task.
 fn push_to(mut state: MutexGuard<'_, State>, size: usize, item: impl FnOnce() -> Item) -> Enqueued {
-    if state.closing().is_some() || state.finished {
+    if state.takes_nothing() {
         return Enqueued::Closed;
     }
     let was_behind = state.is_behind();
     state.queue.push_back(item());
     state.bytes += size;
     // A task whose socket takes no bytes could not send the item. It is woken once to watch the socket's progress.
-    let wakes = !state.blocked || (state.is_behind() && !was_behind);
-    let crowded = !state.blocked && state.bytes > CROWD;
-    if wakes {
+    let wakes = !state.is(Marks::BLOCKED) || (state.is_behind() && !was_behind);
+    let crowded = !state.is(Marks::BLOCKED) && state.bytes > CROWD;
+    let is_passed = state.is(Marks::RESTS) && direct::passes();
+    if wakes && !is_passed {
         wake(state);
     }
     if crowded {
@@ -451,9 +487,45 @@ impl State {
 
     /// Notes that the task runs.
     fn runs(&mut self, takes: Takes) {
-        self.consuming = takes == Takes::Frames;
+        self.marks.set(Marks::CONSUMING, takes == Takes::Frames);
+        self.marks.remove(Marks::RESTS);
         if self.look == Look::Asked {
             self.look = Look::Done;
+        }
+    }
+
+    fn is(&self, mark: Marks) -> bool {
+        self.marks.contains(mark)
+    }
+
+    /// Removes a mark. Returns true if it was there.
+    fn take(&mut self, mark: Marks) -> bool {
+        let was = self.is(mark);
+        self.marks.remove(mark);
+        was
+    }
+
+    /// Returns true if a close was asked for or is done.
+    fn takes_nothing(&self) -> bool {
+        self.closing().is_some() || self.is(Marks::FINISHED)
+    }
+
+    /// Puts frames back to the front of the queue, in order.
+    fn put_back(&mut self, frames: impl DoubleEndedIterator<Item = Frame>) {
+        for frame in frames.rev() {
+            self.bytes += ITEM + frame.len();
+            self.queue.push_front(Item::Frame(frame));
+        }
+    }
+
+    fn in_hand(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.in_hand)
+    }
+
+    fn set_in_hand(&mut self, bytes: usize) {
+        if bytes != self.in_hand() {
+            self.rare.get_or_insert_default().in_hand = bytes;
+            self.rest();
         }
     }
 
@@ -474,7 +546,7 @@ impl State {
     }
 
     fn drop_all(&mut self) {
-        self.dropped = true;
+        self.marks.insert(Marks::DROPPED);
         self.queue = ItemQueue::Empty;
         self.end_holds();
         self.bytes = 0;

@@ -132,7 +132,8 @@ impl Relay {
             "Events of a group may have been missed"
         );
         let mut members = Vec::with_capacity(group.len());
-        walk(group, pace, |member| members.push(member.clone())).await;
+        let nothing = walk(group, pace, |member| members.push(member.clone())).await;
+        drop(nothing);
         self.tell_members(members);
     }
 
@@ -256,7 +257,8 @@ impl Relay {
                 OnGap::Close => closes.push(member.clone()),
             }
         };
-        walk(group, pace, tell).await;
+        let written = walk(group, pace, tell).await;
+        self.count_written(&written);
         if !closes.is_empty() {
             self.close_for_gap(closes);
         }

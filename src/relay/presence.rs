@@ -418,7 +418,8 @@ impl<'r> Views<'r> {
             let push = |member: &Arc<Member>| {
                 member.outbound().push_frame(&frame);
             };
-            walk(&members, &mut self.pace, push).await;
+            let written = walk(&members, &mut self.pace, push).await;
+            self.relay.count_written(&written);
         }
     }
 

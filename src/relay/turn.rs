@@ -11,7 +11,7 @@ use super::{LAG_SAMPLE, Relay, RouteDelivery, Settings, enqueue};
 use crate::channel_layer::{Incoming, Signal};
 use crate::event::Event;
 use crate::frame::Accounting;
-use crate::hub::{Enqueued, Group, Member, Pace, WaitingEvent, walk};
+use crate::hub::{Enqueued, Group, Member, Pace, WaitingEvent, visit, walk};
 use crate::ids::{ConnectionId, GroupName};
 use crate::metrics::{DropCause, EventSource};
 use crate::position::Position;
@@ -166,11 +166,13 @@ impl Relay {
                 Audience::served(&mut audience.sockets, member);
                 queued += self.push(member, Some(group.name()), events, &mut renderings);
             };
-            walk(group, pace, serve).await;
+            let written = walk(group, pace, serve).await;
+            self.count_written(&written);
         }
         for member in &audience.sockets {
-            queued += self.push(member, None, events, &mut renderings);
-            pace.spend(1).await;
+            let serve = |member: &_| queued += self.push(member, None, events, &mut renderings);
+            let written = visit(member, pace, serve).await;
+            self.count_written(&written);
         }
         self.parts.metrics.deliveries.increment(queued);
         if renderings.crowded {

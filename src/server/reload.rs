@@ -4,10 +4,13 @@
 //! SIGHUP, a changed file or the API starts one. Everything is read, checked and built before anything is replaced.
 //! Sockets of unchanged tenants are not touched.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::MissedTickBehavior;
 
 use crate::api::ApiKeys;
 use crate::clock::UnixTime;
@@ -41,6 +44,20 @@ pub enum ReloadError {
     /// A part that only exists at run time could not be made.
     #[error("{0}")]
     NotServable(String),
+}
+
+/// The time between two looks at links and pools without a tenant. A reload leaves some behind: the parts of a tenant that it
+/// replaces live on until its last socket has left, and its last question is answered.
+const LINKS_LOOK: Duration = Duration::from_secs(30);
+
+/// Ends the links and pools that no tenant uses any more.
+pub(super) async fn let_links_go(builder: Arc<Mutex<Builder>>) -> Infallible {
+    let mut tick = tokio::time::interval(LINKS_LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        builder.lock().forget_unused();
+    }
 }
 
 /// Applies new configurations.

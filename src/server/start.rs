@@ -14,7 +14,7 @@ use super::denylist_watch::DenylistWatch;
 use super::file_tenants::FileTenants;
 use super::follow::{self, ServedRegistry};
 use super::limits::{self, ConnectionBounds};
-use super::reload::{self, Applied, Reloader};
+use super::reload::{self, Applied, Reloader, let_links_go};
 use super::shed::Shedder;
 use super::upkeep::Upkeep;
 use super::{Addresses, Options, listen, on_demand, readiness, watch};
@@ -229,6 +229,8 @@ impl ServerParts {
             critical.spawn(async move { Ok(on_demand::let_go(letting_go, keep).await) });
         }
         critical.spawn(async move { Ok(watch::run(watching).await) });
+        let builder = self.reloader.builder.clone();
+        critical.spawn(async move { Ok(let_links_go(builder).await) });
         critical.spawn(serve_deployment(self.fleet, self.reloader));
         let (heartbeat, tenants) = (door.common.heartbeat.clone(), self.tenants.clone());
         let drain_rate = move || tenants.config().server.drain.rate;

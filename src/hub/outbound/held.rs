@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Enqueued, ITEM, Item, NO_LIMIT, Outbound, Rare, State, push_to, wake};
+use super::{Enqueued, ITEM, Item, Marks, NO_LIMIT, Outbound, Rare, State, push_to, wake};
 use crate::frame::Frame;
 use crate::ids::GroupName;
 use crate::position::{PastEpochs, PlaceInHistory, Position};
@@ -244,7 +244,7 @@ impl Outbound {
         if waiting.groups.is_empty() {
             state.end_holds();
         }
-        if !state.blocked {
+        if !state.is(Marks::BLOCKED) {
             wake(state);
         }
         Released::Free
@@ -265,11 +265,11 @@ impl Outbound {
 
 impl State {
     fn replay_room(&self) -> ReplayRoom {
-        if self.closing().is_some() || self.finished {
+        if self.takes_nothing() {
             return ReplayRoom::Closed;
         }
         let held = self.held().map_or(0, |held| held.bytes);
-        let queued = self.bytes - held + self.in_hand as usize;
+        let queued = self.bytes - held + self.in_hand();
         match self.replay_bound() / 2 {
             // A frame of any size goes into an empty queue.
             most if queued == 0 => ReplayRoom::Bytes(most.max(1)),
@@ -291,7 +291,7 @@ impl State {
         let rare = self.rare.as_mut()?;
         let held = rare.held.as_mut()?;
         let index = held.group(group)?;
-        if rare.closing.is_some() || self.finished {
+        if rare.closing.is_some() || self.marks.contains(Marks::FINISHED) {
             return Some(Enqueued::Closed);
         }
         let (size, of_group) = (size(frame), &mut held.groups[index]);

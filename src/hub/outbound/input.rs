@@ -15,15 +15,17 @@ impl Outbound {
     pub fn held_bytes(&self) -> usize {
         let state = self.state.lock();
         let input = state.rare.as_ref().map_or(0, |rare| rare.input);
-        state.bytes + state.in_hand as usize + input
+        state.bytes + state.in_hand() + input
     }
 }
 
 impl State {
     /// Frees the place of what no ordinary socket has, once it has none of it.
     pub(super) fn rest(&mut self) {
-        self.rare
-            .take_if(|rare| rare.closing.is_none() && rare.held.is_none() && rare.input == 0);
+        self.rare.take_if(|rare| {
+            let is_open = rare.closing.is_none() && rare.begun.is_none();
+            is_open && rare.held.is_none() && rare.input + rare.in_hand == 0
+        });
     }
 }
 

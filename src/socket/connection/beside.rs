@@ -5,7 +5,7 @@
 use std::task::{Context as TaskContext, Poll, ready};
 
 use super::step::{ConnectionStep, Ending};
-use super::wire::SocketWire;
+use super::wire::WireState;
 use crate::consumer::Message;
 use crate::hub::Takes;
 
@@ -13,7 +13,7 @@ use crate::hub::Takes;
 /// bring one buffer more. So few that the sockets of a slow consumer are not what `server.max_queue_bytes` has to shed.
 pub(super) const MOST: usize = 16 * 1024;
 
-impl SocketWire<'_> {
+impl WireState {
     /// Writes while the consumer is at work, and reads what has room. Ready if the connection ends.
     ///
     /// An end of the input waits for the messages before it, but not for the one at work. An error of the client waits for that
@@ -24,18 +24,18 @@ impl SocketWire<'_> {
             if let Poll::Ready(ConnectionStep::End(ending)) = self.poll_write(cx, Takes::Frames) {
                 return Poll::Ready(ending);
             }
-            if let Some(end) = self.state.take_end_of_input() {
+            if let Some(end) = self.take_end_of_input() {
                 return Poll::Ready(end);
             }
             if self.is_behind() || !self.has_room_ahead() {
-                self.state.stop_reading();
+                self.stop_reading();
                 return Poll::Pending;
             }
-            self.state.resume_reading();
+            self.resume_reading();
             match ready!(self.poll_read(cx, Takes::Frames)) {
                 ConnectionStep::Message(message) => self.answer_or_keep(message),
                 ConnectionStep::End(ending) if ending.is_of_client() => {
-                    self.state.ahead().end(ending);
+                    self.ahead().end(ending);
                 }
                 ConnectionStep::End(ending) => return Poll::Ready(ending),
                 // Only what was read ahead has waited.
@@ -46,22 +46,22 @@ impl SocketWire<'_> {
 
     /// Returns true if more may be read while the consumer is at work. Nothing is if the memory for clients is used up.
     fn has_room_ahead(&self) -> bool {
-        let (bytes, has_ended) = match self.state.read_ahead() {
+        let (bytes, has_ended) = match self.read_ahead() {
             Some(ahead) => (ahead.bytes(), ahead.has_ended()),
             None => (0, false),
         };
-        let exhausted = self.state.budget().is_exhausted();
-        !has_ended && !exhausted && bytes + self.state.decoder.memory() < MOST
+        let exhausted = self.budget().is_exhausted();
+        !has_ended && !exhausted && bytes + self.decoder.memory() < MOST
     }
 
     /// Answers a ping of the page. Any other message waits for its turn. Over the rate the input ends: the close goes behind the
     /// answers to the messages that wait.
     fn answer_or_keep(&mut self, message: Message) {
         if let Err(close) = self.take_rate() {
-            return self.state.ahead().end(Ending::Broken(close));
+            return self.ahead().end(Ending::Broken(close));
         }
         if !self.answer_page_ping(&message) {
-            self.state.ahead().push(message);
+            self.ahead().push(message);
         }
     }
 }

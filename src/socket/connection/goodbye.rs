@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::read::discard;
 use super::step::{ConnectionStep, Ending};
-use super::wire::SocketWire;
+use super::wire::WireState;
 use crate::close_code::CloseFrame;
 use crate::consumer::{Scope, shown_user};
 use crate::frame::Frame;
@@ -20,7 +20,7 @@ use crate::hub::{CloseOrder, Takes};
 /// drain gives to its last sockets.
 const GOODBYE: Duration = Duration::from_secs(4);
 
-impl SocketWire<'_> {
+impl WireState {
     /// Takes the socket out of the hub and says goodbye. Returns the close frame that counts.
     ///
     /// The goodbye may take as long as its client likes, up to [`GOODBYE`]. Meanwhile no count, list or group has the socket,
@@ -36,7 +36,7 @@ impl SocketWire<'_> {
         let close = match ending {
             Ending::Close(frame) | Ending::CloseBlocked(frame) => frame,
             Ending::Broken(frame) => {
-                let outbound = self.state.outbound();
+                let outbound = self.outbound();
                 outbound.close(frame.clone(), CloseOrder::AfterQueued);
                 frame
             }
@@ -47,13 +47,13 @@ impl SocketWire<'_> {
         if !is_gone {
             self.say_goodbye(&close, queued).await;
         }
-        self.state.registration.end();
+        self.registration.end();
         close
     }
 
     /// Takes the socket out of the hub, and tells metrics and log.
     fn leave(&mut self, close: &CloseFrame, scope: &Scope, lived: Duration) {
-        let registration = &mut self.state.registration;
+        let registration = &mut self.registration;
         registration.metrics().disconnected(close, lived);
         registration.leave();
         // The word of the metric: the text of an application or a client may tell what no log may.
@@ -67,13 +67,18 @@ impl SocketWire<'_> {
     /// Sends our close frame and waits for the end of the client's stream, all within [`GOODBYE`]. With `queued`, the
     /// frames in the queue are sent first.
     async fn say_goodbye(&mut self, frame: &CloseFrame, queued: bool) {
-        self.state.drop_input();
-        let wheel = self.state.common.heartbeat.clone();
+        self.drop_input();
+        if let Some(begun) = self.outbound().end_direct() {
+            self.go_on_with(begun);
+        }
+        let wheel = self.common.heartbeat.clone();
         let goodbye = async {
             // The rest of a frame always goes first: a close frame within it would be read as its payload.
             while queued && poll_fn(|cx| self.poll_queue_end(cx)).await {}
-            if poll_fn(|cx| self.poll_partial(cx)).await.is_ok() {
-                send_last(self.stream, &Frame::close(frame)).await;
+            if poll_fn(|cx| self.poll_partial(cx)).await.is_ok()
+                && let Some(mut stream) = self.outbound().take_stream()
+            {
+                send_last(&mut stream, &Frame::close(frame)).await;
             }
         };
         // After the deadline the connection is closed without the client's part.

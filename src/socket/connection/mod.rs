@@ -31,7 +31,6 @@ mod write;
 
 pub use goodbye::close_at_once;
 use step::{ConnectionStep, Ending};
-use wire::SocketWire;
 pub use wire::WireState;
 
 /// The longest call of a consumer. Until it ends, the client's further messages wait.
@@ -39,7 +38,6 @@ const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// An open socket: its handshake is over.
 pub struct Connection {
-    stream: TcpStream,
     ready: Box<ReadySocket>,
 }
 
@@ -86,14 +84,8 @@ impl Connection {
     /// Creates a connection over `stream`; `early` holds the bytes that came behind the request's head.
     pub fn new(stream: TcpStream, early: &[u8], mut ready: Box<ReadySocket>) -> Self {
         ready.wire.set_early(early);
-        Self { stream, ready }
-    }
-
-    fn wire(&mut self) -> SocketWire<'_> {
-        SocketWire {
-            stream: &mut self.stream,
-            state: &mut self.ready.wire,
-        }
+        ready.wire.outbound().open(stream);
+        Self { ready }
     }
 
     /// Serves the socket until its end.
@@ -115,7 +107,7 @@ impl Connection {
             common.heartbeat.watch(registration.member());
             let close = loop {
                 let step = poll_fn(|cx| {
-                    caught(|| self.wire().poll_step(cx)).unwrap_or_else(|frame| {
+                    caught(|| self.ready.wire.poll_step(cx)).unwrap_or_else(|frame| {
                         Poll::Ready(ConnectionStep::End(Ending::Close(frame)))
                     })
                 });
@@ -138,7 +130,7 @@ impl Connection {
         match step {
             ConnectionStep::Flush => None,
             ConnectionStep::Message(message) => {
-                let mut wire = self.wire();
+                let wire = &mut self.ready.wire;
                 if !wire.may_receive() || wire.answer_page_ping(&message) {
                     return None;
                 }
@@ -148,10 +140,6 @@ impl Connection {
             ConnectionStep::Event(event) => Some(Box::pin(self.call(Call::Event(event), opened))),
             ConnectionStep::End(ending) => {
                 let ReadySocket { wire, scope, .. } = &mut *self.ready;
-                let mut wire = SocketWire {
-                    stream: &mut self.stream,
-                    state: wire,
-                };
                 Some(Box::pin(async move {
                     Some(wire.end(ending, scope, opened).await)
                 }))
@@ -184,15 +172,11 @@ impl Connection {
     /// Refreshes the socket's token. As in a consumer's call, the socket is written and read meanwhile.
     /// Returns the close if the socket has closed meanwhile; it had its own token then.
     async fn refresh(&mut self, request: RefreshRequest, opened: Instant) -> Option<CloseFrame> {
-        let ReadySocket {
-            wire: state, scope, ..
-        } = &mut *self.ready;
-        let stream = &mut self.stream;
-        let mut wire = SocketWire { stream, state };
-        let judged = beside(&mut wire, pin!(request.judge(scope))).await;
+        let ReadySocket { wire, scope, .. } = &mut *self.ready;
+        let judged = beside(wire, pin!(request.judge(scope))).await;
         match judged {
             Ok(outcome) => {
-                let registration = &wire.state.registration;
+                let registration = &wire.registration;
                 outcome.tell(scope, registration.member(), registration.relay());
                 None
             }
@@ -207,11 +191,11 @@ impl Connection {
     /// order, and only then it is told of the end. A replica that ends drops the call.
     async fn call(&mut self, call: Call, opened: Instant) -> Option<CloseFrame> {
         let ReadySocket {
-            wire: state,
+            wire,
             consumer,
             scope,
         } = &mut *self.ready;
-        let (scope, socket) = (&*scope, state.registration.socket().clone());
+        let (scope, socket) = (&*scope, wire.registration.socket().clone());
         let mut context = Context {
             scope,
             socket: &socket,
@@ -228,12 +212,10 @@ impl Connection {
             }
         };
         let mut at_work = pin!(bounded(&socket.member, CALL_DEADLINE, method));
-        let stream = &mut self.stream;
-        let mut wire = SocketWire { stream, state };
-        let ending = beside(&mut wire, at_work.as_mut()).await.err();
+        let ending = beside(wire, at_work.as_mut()).await.err();
         drop(held);
         let ending = ending?;
-        let wheel = wire.state.common.heartbeat.clone();
+        let wheel = wire.common.heartbeat.clone();
         let at_work = async {
             tokio::select! {
                 () = at_work => {}
@@ -265,7 +247,7 @@ impl ReadySocket {
 /// # Errors
 /// The ending, if the connection ends before the work does.
 async fn beside<T>(
-    wire: &mut SocketWire<'_>,
+    wire: &mut WireState,
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Ending> {
     let close = |frame| Poll::Ready(Err(Ending::Close(frame)));

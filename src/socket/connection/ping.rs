@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::wire::SocketWire;
+use super::wire::WireState;
 use crate::consumer::Message;
 use crate::frame::{Frame, Opcode};
 
@@ -12,13 +12,13 @@ const PING: &str = "ping";
 /// The answer to [`PING`].
 const PONG: &str = "pong";
 
-impl SocketWire<'_> {
+impl WireState {
     /// Answers a ping of the page, if the socket's route wants that. Returns false for any other message.
     pub(super) fn answer_page_ping(&self, message: &Message) -> bool {
         let Message::Text(text) = message else {
             return false;
         };
-        let registration = &self.state.registration;
+        let registration = &self.registration;
         let (member, relay) = (registration.member(), registration.relay());
         // Most routes answer none, and their texts are not searched.
         if !relay.answers_pings(member) || !may_be_ping(text) {

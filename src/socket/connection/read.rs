@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use tokio::net::TcpStream;
 
 use super::step::{ConnectionStep, Ending};
-use super::wire::{Backlog, SocketWire};
+use super::wire::{Backlog, WireState};
 use crate::close_code::CloseReason;
 use crate::consumer;
 use crate::frame::ClientMessage;
@@ -30,7 +30,7 @@ pub(super) fn discard(stream: &TcpStream) -> io::Result<usize> {
     READ.with_borrow_mut(|scratch| stream.try_read(scratch))
 }
 
-impl SocketWire<'_> {
+impl WireState {
     /// Reads and decodes until the loop has a step, or the stream has no more bytes. Writes between, as `takes` says. A client that sends
     /// without pause gives way to all other sockets after each read and each batch of pongs.
     pub(super) fn poll_read(
@@ -39,9 +39,9 @@ impl SocketWire<'_> {
         takes: Takes,
     ) -> Poll<ConnectionStep> {
         loop {
-            let step = match self.state.take_backlog() {
+            let step = match self.take_backlog() {
                 Some(backlog) => self.decode_backlog(backlog),
-                None if ready!(self.stream.poll_read_ready(cx)).is_err() => {
+                None if ready!(self.outbound().poll_readable(cx)).is_err() => {
                     Some(ConnectionStep::End(Ending::Gone))
                 }
                 None => self.read(),
@@ -56,7 +56,7 @@ impl SocketWire<'_> {
                 return Poll::Ready(step);
             }
             if self.is_behind() {
-                self.state.stop_reading();
+                self.stop_reading();
                 return Poll::Pending;
             }
             if gives_way {
@@ -68,14 +68,14 @@ impl SocketWire<'_> {
 
     /// Reads up to [`SCRATCH`] bytes and decodes them.
     fn read(&mut self) -> Option<ConnectionStep> {
-        READ.with_borrow_mut(|scratch| match self.stream.try_read(scratch) {
+        READ.with_borrow_mut(|scratch| match self.try_read(scratch) {
             Ok(0) => Some(ConnectionStep::End(Ending::Gone)),
             Ok(count) => {
-                let metrics = self.state.registration.metrics();
+                let metrics = self.registration.metrics();
                 metrics.received_bytes.increment(count as u64);
                 let mut input = &scratch[..count];
                 let step = self.decode(&mut input);
-                self.state.keep_input(input);
+                self.keep_input(input);
                 let is_full = count == SCRATCH;
                 step.or_else(|| is_full.then_some(ConnectionStep::Flush))
             }
@@ -84,31 +84,36 @@ impl SocketWire<'_> {
         })
     }
 
+    fn try_read(&self, scratch: &mut [u8]) -> io::Result<usize> {
+        let outbound = self.outbound();
+        outbound.on_stream(|stream| stream.try_read(scratch))
+    }
+
     /// Decodes the backlog in place, so that a burst of small messages is copied once and not once per message.
     fn decode_backlog(&mut self, mut backlog: Backlog) -> Option<ConnectionStep> {
         let mut input = &backlog.bytes[backlog.decoded..];
         let step = self.decode(&mut input);
         let left = input.len();
         backlog.decoded = backlog.bytes.len() - left;
-        self.state.set_backlog((left > 0).then_some(backlog));
+        self.set_backlog((left > 0).then_some(backlog));
         step
     }
 
     /// Decodes up to the first step of the loop, and leaves the bytes after it in `input`.
     fn decode(&mut self, input: &mut &[u8]) -> Option<ConnectionStep> {
         let mut pongs = 0;
-        let limits = self.state.registration.relay().limits();
-        self.state.decoder.set_max_message(limits.message_size);
+        let limits = self.registration.relay().limits();
+        self.decoder.set_max_message(limits.message_size);
         loop {
-            let message = match self.state.decoder.push(input) {
+            let message = match self.decoder.push(input) {
                 Ok(Some(message)) => message,
                 Ok(None) => {
-                    self.state.keep_unfinished();
+                    self.keep_unfinished();
                     return None;
                 }
                 Err(error) => {
                     if error.0 == CloseReason::MessageTooBig {
-                        let metrics = self.state.registration.metrics();
+                        let metrics = self.registration.metrics();
                         metrics.rate_limited("message_size");
                     }
                     return Some(ConnectionStep::End(Ending::Broken(error.0.frame())));
@@ -118,13 +123,13 @@ impl SocketWire<'_> {
             if is_control && let Err(close) = self.take_rate_of_control() {
                 return Some(ConnectionStep::End(Ending::Broken(close)));
             }
-            let registration = &self.state.registration;
+            let registration = &self.registration;
             let metrics = registration.metrics();
             match message {
                 ClientMessage::Ping(payload) => {
                     metrics.frame_received(FrameKind::Ping);
                     let pong = registration.relay().pong(&payload);
-                    self.state.outbound().push_frame(&pong);
+                    self.outbound().push_frame(&pong);
                     pongs += 1;
                     if pongs == PONGS {
                         return Some(ConnectionStep::Flush);
@@ -133,21 +138,21 @@ impl SocketWire<'_> {
                 ClientMessage::Pong(payload) => {
                     metrics.frame_received(FrameKind::Pong);
                     let member = registration.member();
-                    self.state.common.heartbeat.ponged(member, &payload);
+                    self.common.heartbeat.ponged(member, &payload);
                 }
                 ClientMessage::Close(frame) => {
                     metrics.frame_received(FrameKind::Close);
                     return Some(ConnectionStep::End(Ending::Closed(frame)));
                 }
                 ClientMessage::Text(text) => {
-                    self.state.unfinished = None;
-                    let metrics = self.state.registration.metrics();
+                    self.unfinished = None;
+                    let metrics = self.registration.metrics();
                     metrics.frame_received(FrameKind::Text);
                     return Some(ConnectionStep::Message(consumer::Message::Text(text)));
                 }
                 ClientMessage::Binary(bytes) => {
-                    self.state.unfinished = None;
-                    let metrics = self.state.registration.metrics();
+                    self.unfinished = None;
+                    let metrics = self.registration.metrics();
                     metrics.frame_received(FrameKind::Binary);
                     return Some(ConnectionStep::Message(consumer::Message::Binary(bytes)));
                 }

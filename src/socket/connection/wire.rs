@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-
 use super::ahead::ReadAhead;
 use super::input::HeldInput;
 use super::slow::SlowWatch;
 use super::step::{ConnectionStep, Ending};
 use crate::budget::MemoryBudget;
 use crate::close_code::{CloseFrame, CloseReason};
-use crate::frame::{Decoder, Frame};
-use crate::hub::{CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
+use crate::frame::Decoder;
+use crate::hub::{BegunFrame, CloseOrder, Outbound, TOO_SLOW_WAIT, Takes};
 use crate::rate::Bucket;
 use crate::socket::Common;
 use crate::socket::registration::Registration;
@@ -55,16 +53,9 @@ struct WaitingInput {
 #[derive(Default)]
 pub(super) struct Stuck {
     /// The frame that fitted into the stream in part only.
-    pub(super) partial: Option<PartlySent>,
+    pub(super) partial: Option<BegunFrame>,
     /// The progress of a socket that is behind.
     pub(super) progress: Option<SlowWatch>,
-}
-
-/// A frame that fitted into the stream in part only.
-pub(super) struct PartlySent {
-    pub(super) frame: Frame,
-    /// The number of bytes that are sent.
-    pub(super) sent: usize,
 }
 
 /// The state of reading and writing of an open socket, and its place in the hub.
@@ -215,13 +206,8 @@ impl WireState {
     }
 }
 
-/// The stream of a connection with its state. Its methods stand in the files for reading, writing and the goodbye.
-pub(super) struct SocketWire<'a> {
-    pub(super) stream: &'a mut TcpStream,
-    pub(super) state: &'a mut WireState,
-}
-
-impl SocketWire<'_> {
+/// Polling. Its other methods stand in the files for reading, writing and the goodbye.
+impl WireState {
     /// Polls both directions. Writing goes first, so that a client that only sends does not starve its own frames.
     ///
     /// Nothing is read from a socket that is behind. Otherwise its client could make the gateway queue answers that it
@@ -231,13 +217,13 @@ impl SocketWire<'_> {
             return Poll::Ready(step);
         }
         if self.is_behind() {
-            self.state.stop_reading();
+            self.stop_reading();
             return Poll::Pending;
         }
-        if let Some(step) = self.state.take_ahead() {
+        if let Some(step) = self.take_ahead() {
             return Poll::Ready(step);
         }
-        self.state.resume_reading();
+        self.resume_reading();
         self.poll_read(cx, Takes::All)
     }
 
@@ -247,7 +233,7 @@ impl SocketWire<'_> {
         match self.take_rate() {
             Ok(()) => true,
             Err(frame) => {
-                let outbound = self.state.outbound();
+                let outbound = self.outbound();
                 outbound.close(frame, CloseOrder::AfterQueued);
                 false
             }
@@ -272,9 +258,9 @@ impl SocketWire<'_> {
 
     /// Takes one of so many parts of a message.
     fn take_part(&mut self, parts: u32) -> Result<(), CloseFrame> {
-        let registration = &self.state.registration;
+        let registration = &self.registration;
         let per_second = registration.relay().limits().messages_per_second;
-        let messages = &mut self.state.messages;
+        let messages = &mut self.messages;
         if messages.take_part(Instant::now(), per_second, parts) {
             return Ok(());
         }

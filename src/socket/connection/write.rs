@@ -6,19 +6,19 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use super::slow::SlowWatch;
 use super::step::{ConnectionStep, Ending};
-use super::wire::{PartlySent, SocketWire};
+use super::wire::WireState;
 use crate::close_code::CloseReason;
 use crate::frame::Frame;
-use crate::hub::{BATCH, Blocked, CloseOrder, Next, TOO_SLOW_WAIT, Takes};
+use crate::hub::{BATCH, BegunFrame, Blocked, CloseOrder, Next, TOO_SLOW_WAIT, Takes};
 
 thread_local! {
     static WRITE: RefCell<Vec<Frame>> = RefCell::new(Vec::with_capacity(BATCH));
 }
 
-impl SocketWire<'_> {
+impl WireState {
     /// Returns true if more than `limits.send_queue` waits for a stream that takes no bytes.
     pub(super) fn is_behind(&self) -> bool {
-        let stuck = self.state.stuck.as_ref();
+        let stuck = self.stuck.as_ref();
         stuck.is_some_and(|stuck| stuck.progress.is_some())
     }
 
@@ -38,8 +38,8 @@ impl SocketWire<'_> {
             let next = WRITE.with_borrow_mut(|batch| {
                 // A panic may have left frames of another socket of this thread.
                 batch.clear();
-                let ping = self.state.common.heartbeat.ping();
-                let next = self.state.outbound().poll_next(cx, takes, ping, batch);
+                let ping = self.common.heartbeat.ping();
+                let next = self.outbound().poll_next(cx, takes, ping, batch);
                 let written = if batch.is_empty() {
                     Ok(())
                 } else {
@@ -51,6 +51,7 @@ impl SocketWire<'_> {
             match next {
                 Poll::Ready((Next::Frames, Ok(()))) => {}
                 Poll::Ready((Next::Frames, Err(_))) => return gone,
+                Poll::Ready((Next::Rest(begun), _)) => self.go_on_with(begun),
                 Poll::Ready((Next::Event(event), _)) => {
                     return Poll::Ready(ConnectionStep::Event(event));
                 }
@@ -58,7 +59,7 @@ impl SocketWire<'_> {
                     return Poll::Ready(ConnectionStep::End(Ending::Close(*frame)));
                 }
                 Poll::Pending => {
-                    self.state.stuck = None;
+                    self.stuck = None;
                     return Poll::Pending;
                 }
             }
@@ -67,8 +68,8 @@ impl SocketWire<'_> {
 
     /// The stream is full. Until it takes bytes, only a close or a queue over its bound wakes this task.
     fn poll_blocked(&mut self, cx: &mut TaskContext<'_>, takes: Takes) -> Poll<Ending> {
-        let blocked = self.state.outbound().blocked(cx, takes);
-        let stuck = self.state.stuck.get_or_insert_default();
+        let blocked = self.outbound().blocked(cx, takes);
+        let stuck = self.stuck.get_or_insert_default();
         match blocked {
             Blocked::Closing(frame) => Poll::Ready(Ending::CloseBlocked(frame)),
             Blocked::Waits => {
@@ -79,7 +80,7 @@ impl SocketWire<'_> {
                 let progress = stuck.progress.get_or_insert_with(SlowWatch::new);
                 ready!(progress.poll_too_slow(cx));
                 let frame = CloseReason::TooSlow.frame_with_retry(TOO_SLOW_WAIT);
-                let registration = &self.state.registration;
+                let registration = &self.registration;
                 let outbound = registration.member().outbound();
                 if outbound.close(frame.clone(), CloseOrder::Now) {
                     registration.metrics().rate_limited("send_queue");
@@ -91,10 +92,12 @@ impl SocketWire<'_> {
 
     /// Sends the rest of a frame that did not fit; ready when no rest is left.
     pub(super) fn poll_partial(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        while let Some(stuck) = &mut self.state.stuck
-            && let Some(PartlySent { frame, sent }) = &mut stuck.partial
+        while let Some(stuck) = &mut self.stuck
+            && let Some(BegunFrame { frame, sent }) = &mut stuck.partial
         {
-            match self.stream.try_write(&frame.as_bytes()[*sent..]) {
+            let rest = &frame.as_bytes()[*sent..];
+            let outbound = self.registration.member().outbound();
+            match outbound.on_stream(|stream| stream.try_write(rest)) {
                 Ok(count) => {
                     *sent += count;
                     let whole = (*sent == frame.len()).then(|| frame.clone());
@@ -104,14 +107,14 @@ impl SocketWire<'_> {
                     match whole {
                         Some(frame) => {
                             stuck.partial = None;
-                            self.state.outbound().set_in_hand(0);
+                            self.outbound().set_in_hand(0);
                             self.sent(&frame);
                         }
-                        None => self.state.outbound().set_moved(),
+                        None => self.outbound().set_moved(),
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?
+                    ready!(outbound.poll_writable(cx))?
                 }
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -122,14 +125,16 @@ impl SocketWire<'_> {
     /// Writes the batch in one call. The first frame that does not fit is kept as `partial`, and the frames behind it go
     /// back to the queue.
     fn write_batch(&mut self, batch: &mut Vec<Frame>) -> io::Result<()> {
+        let outbound = self.outbound();
         let result = match batch.as_slice() {
-            [only] => self.stream.try_write(only.as_bytes()),
+            [only] => outbound.on_stream(|stream| stream.try_write(only.as_bytes())),
             frames => {
                 let mut slices = [IoSlice::new(&[]); BATCH];
                 for (slice, frame) in slices.iter_mut().zip(frames) {
                     *slice = IoSlice::new(frame.as_bytes());
                 }
-                self.stream.try_write_vectored(&slices[..frames.len()])
+                let slices = &slices[..frames.len()];
+                outbound.on_stream(|stream| stream.try_write_vectored(slices))
             }
         };
         let mut count = match result {
@@ -137,7 +142,7 @@ impl SocketWire<'_> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        if let Some(stuck) = &mut self.state.stuck
+        if let Some(stuck) = &mut self.stuck
             && let Some(progress) = &mut stuck.progress
         {
             progress.took(count);
@@ -153,25 +158,30 @@ impl SocketWire<'_> {
         }
         if whole < batch.len() {
             // Also if none of its bytes were sent: `poll_partial` is what waits until the stream is writable.
-            self.state.stuck.get_or_insert_default().partial = Some(PartlySent {
+            self.go_on_with(BegunFrame {
                 frame: batch[whole].clone(),
                 sent: count,
             });
-            let outbound = self.state.outbound();
+            let outbound = self.outbound();
             outbound.set_in_hand(batch[whole].len());
             outbound.give_back(batch.drain(whole + 1..));
         }
         Ok(())
     }
 
+    /// Keeps a frame whose rest is to be sent before anything else.
+    pub(super) fn go_on_with(&mut self, begun: BegunFrame) {
+        self.stuck.get_or_insert_default().partial = Some(begun);
+    }
+
     /// Counts a frame that was sent, and for a frame of an event the time since the event was read.
     fn sent(&self, frame: &Frame) {
-        let registration = &self.state.registration;
+        let registration = &self.registration;
         let metrics = registration.metrics();
         metrics.frames_sent.increment(1);
         metrics.sent_bytes.increment(frame.len() as u64);
         if frame.is_ping() {
-            self.state.common.heartbeat.ping_left(registration.member());
+            self.common.heartbeat.ping_left(registration.member());
         }
         if let Some(read_at) = frame.read_at() {
             let metrics = registration.relay().fan_out_metrics();

@@ -1,5 +1,7 @@
 //! A tenant from its first socket to its last. An order to a tenant acts on all its sockets.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use toml::Table;
 
@@ -97,6 +99,37 @@ async fn a_tenant_that_moves_to_another_redis_hears_a_revocation_with_its_first_
     assert_eq!(answer["closed"], 1, "{answer}");
     assert_eq!(answer["replicas"]["missing"], json!([]), "{answer}");
     assert_eq!(socket.closed().await.0, 4501);
+}
+
+/// Before, a link with the old login stayed until the next reload, and asked Redis for its role.
+#[tokio::test]
+async fn links_with_a_login_that_a_reload_replaces_end_by_themselves() {
+    let redis = RedisServer::start().await;
+    for user in ["before", "after"] {
+        let rules = ["on", ">secret", "~*", "&*", "+@all"];
+        let command = [&["ACL", "SETUSER", user][..], &rules].concat();
+        let () = redis.command(&command).await;
+    }
+    let url = |user: &str| format!("redis://{user}:secret@{}/0", redis.endpoint());
+    let gateway = gateway().redis(&url("before")).tenant("acme").start().await;
+    change(&gateway, |table| {
+        let text = toml::to_string(table).unwrap();
+        *table = text.replace("before:", "after:").parse().unwrap();
+    });
+    hang_up(&gateway, APPLIED).await;
+    let _open = open(&gateway, gateway.tenant(), ALICE).await;
+    // The last questions to the channels of the old login are heard for 30 s, and twice as long is between two looks.
+    eventually(
+        Duration::from_secs(100),
+        "no link of the old login",
+        async || {
+            let links: String = redis.command(&["CLIENT", "LIST"]).await;
+            let old = links.lines().filter(|link| link.contains("user=before "));
+            let old: Vec<_> = old.map(str::to_owned).collect();
+            if old.is_empty() { Ok(()) } else { Err(old) }
+        },
+    )
+    .await;
 }
 
 /// With `ready_wait = "0s"` no tenant heard its control channel for 30 s.
