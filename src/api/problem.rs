@@ -107,7 +107,7 @@ problems! {
     ConfigurationNotValid: UNPROCESSABLE_ENTITY, "configuration_not_valid",
         "This replica did not apply the configuration and did not announce it; its log says why.";
     EventNotValid: BAD_REQUEST, "event_not_valid",
-        "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.";
+        "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`. MessagePack carries no integer beyond 64 bits, and JSON no infinite number.";
     RevocationNotValid: BAD_REQUEST, "revocation_not_valid",
         "A revocation needs jti and exp, or token, or user_id with or without issued_before, or issued_before alone.";
     UserIdNull: BAD_REQUEST, "revocation_not_valid",

@@ -42,7 +42,7 @@ impl ScriptNeeds {
             (self.presence, "presence is not kept"),
             (
                 self.denylist,
-                "revocations of users and of the whole tenant are refused (those of one token work)",
+                "revocations of users and of the whole tenant are refused (those of one token work), and no call can tell the number of replicas",
             ),
         ];
         let parts = parts.iter().filter(|(needed, _)| *needed);

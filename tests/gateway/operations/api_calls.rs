@@ -101,7 +101,7 @@ async fn calls_act_on_every_replica_and_say_which_confirmed() {
     let refused = |code: &str, detail: &str| json!({"code": code, "detail": detail});
     let name =
         "A group name must be 1 to 99 ASCII letters, digits, hyphens, underscores and periods.";
-    let event = "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`.";
+    let event = "An event must be a JSON object, at most 64 levels deep, with a text `type` that does not begin with `_` or `.`. MessagePack carries no integer beyond 64 bits, and JSON no infinite number.";
     let expected = json!({"results": [{"published": 1}, refused("group_name_not_valid", name),
         refused("event_not_valid", event), {"published": 1}]});
     assert_eq!(results.json(), expected);
