@@ -44,6 +44,8 @@ pub(super) async fn end(stream: &mut TcpStream) {
         let mut buffer = Vec::with_capacity(DISCARD);
         while stream.read_buf(&mut buffer).await? != 0 {
             buffer.clear();
+            // A client may go on to send without pause.
+            tokio::task::yield_now().await;
         }
         io::Result::Ok(())
     };
