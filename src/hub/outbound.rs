@@ -1,8 +1,9 @@
 //! The outbound queue of one socket.
 //!
-//! Fan-out puts frames in and never waits; the connection's task takes them out in batches. A socket is behind while
-//! it takes no bytes and more than `limits.send_queue` waits for it. The queue itself closes no socket: the task judges
-//! by the progress of a socket that is behind, and `server.max_queue_bytes` bounds the memory of all queues.
+//! Fan-out puts frames in and never waits; the connection's task takes them out in batches, or a quiet tenant's fan-out itself
+//! ([`direct`]). A socket is behind while it takes no bytes and more than `limits.send_queue` waits for it. The queue itself
+//! closes no socket: the task judges by the progress of a socket that is behind, and `server.max_queue_bytes` bounds the memory
+//! of all queues.
 //!
 //! It replaces tokio's `mpsc`: an empty channel of `Bytes` takes 1,568 bytes, and its bound counts messages.
 
