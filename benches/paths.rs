@@ -267,8 +267,8 @@ fn fan_out(criterion: &mut Criterion) {
                         member.outbound().push_frame(&frame);
                         served += 1;
                     });
-                    finish(walk);
-                    assert_eq!(served, members.len());
+                    let written = finish(walk);
+                    assert_eq!((served, written.frames), (members.len(), 0));
                 },
                 BatchSize::PerIteration,
             );
