@@ -324,24 +324,20 @@ impl Outbound {
             batch.push(ping.clone());
         }
         while batch.len() < BATCH {
+            if let Some(frame) = state.pop_frame() {
+                batch.push(frame);
+                continue;
+            }
             match state.queue.front() {
-                Some(Item::Frame(_)) => {}
                 Some(Item::Event(_)) if takes == Takes::Frames && state.closing().is_some() => {}
                 Some(Item::Event(_)) if takes == Takes::All && batch.is_empty() => {}
                 _ => break,
             }
-            match state.queue.pop_front() {
-                Some(Item::Frame(frame)) => {
-                    state.bytes -= ITEM + frame.len();
-                    batch.push(frame);
+            if let Some(Item::Event(event)) = state.queue.pop_front() {
+                state.bytes -= ITEM + event.memory();
+                if takes == Takes::All {
+                    return Poll::Ready(Next::Event(event));
                 }
-                Some(Item::Event(event)) => {
-                    state.bytes -= ITEM + event.memory();
-                    if takes == Takes::All {
-                        return Poll::Ready(Next::Event(event));
-                    }
-                }
-                None => break,
             }
         }
         if !batch.is_empty() {

@@ -131,9 +131,8 @@ impl Relay {
             tenant.id = %self.parts.tenant, group.name = %group.name(), count = group.len(),
             "Events of a group may have been missed"
         );
-        let mut members = Vec::with_capacity(group.len());
-        let nothing = walk(group, pace, |member| members.push(member.clone())).await;
-        drop(nothing);
+        let members = group.members();
+        pace.spend(members.len()).await;
         self.tell_members(members);
     }
 

@@ -145,7 +145,8 @@ impl State {
     fn write(&mut self, written: &mut PassedFrames) {
         let is_rare = self.rare.as_ref().is_some_and(|rare| rare.stops_direct());
         let is_large = self.queue.len() > FRAMES || self.bytes > BYTES;
-        if is_rare || is_large || self.is(Marks::PING) {
+        let is_event = matches!(self.queue.front(), Some(Item::Event(_)));
+        if is_rare || is_large || is_event || self.is(Marks::PING) {
             return;
         }
         let Some(stream) = self.stream.take() else {
@@ -166,7 +167,7 @@ impl State {
     }
 
     /// Takes the first item if it is a frame.
-    fn pop_frame(&mut self) -> Option<Frame> {
+    pub(super) fn pop_frame(&mut self) -> Option<Frame> {
         let Some(Item::Frame(_)) = self.queue.front() else {
             return None;
         };
